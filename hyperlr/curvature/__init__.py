@@ -1,0 +1,1 @@
+"""What curvature says about the largest stable step."""

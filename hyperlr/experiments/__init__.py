@@ -1,0 +1,1 @@
+"""Experiments, their data, plots and command line. The library never imports them."""

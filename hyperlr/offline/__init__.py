@@ -1,0 +1,1 @@
+"""Hypergradients of whole schedules: LRS-OPT."""

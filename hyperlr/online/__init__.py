@@ -1,0 +1,1 @@
+"""Online hypergradient methods: HD, RTHO, MARTHE."""

@@ -1,0 +1,1 @@
+"""Adaptive optimizers whose derivatives are finite and right at zero gradients."""
