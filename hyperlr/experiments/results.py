@@ -1,0 +1,89 @@
+"""Result files, each written whole or not at all: metrics.json, schedules.npz and figures."""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hyperlr.experiments.errors import InputError
+
+
+def prepare_output(out: Path) -> None:
+    """Makes the directory of the results and checks that files can be written there.
+
+    Called before any training, so that no hour of it is lost to a wrong path.
+
+    Raises:
+      InputError: the directory cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise InputError(
+            f"--out: results cannot be written to {out} ({error.strerror or error}); name a "
+            "directory that you may write to"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that appears at `path` complete, on leaving the block, or not at all.
+
+    The content goes to a temporary file beside it and is flushed to the disk before the rename, so
+    that neither an error nor a crash leaves a part of a file or loses the one that was there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_metrics(path: Path, config: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+    """Writes metrics.json: strict JSON, in which a number that is not finite is null."""
+    content = json.dumps(
+        {"config": _plain(config), "methods": _plain(methods)}, indent=2, allow_nan=False
+    )
+    with atomic_file(path) as file:
+        file.write(content.encode() + b"\n")
+
+
+def write_schedules(path: Path, schedules: Mapping[str, np.ndarray]) -> None:
+    """Writes schedules.npz: one array of learning rates [seeds, T] a method."""
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **schedules)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes a figure as PNG."""
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value made of dicts, lists, strings, finite numbers, booleans and None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
