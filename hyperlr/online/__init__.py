@@ -1,1 +1,25 @@
-"""Online hypergradient methods: HD, RTHO, MARTHE."""
+"""Online hypergradient methods: the recursion of Algorithm 1 of [P] and its three discounts."""
+
+from hyperlr.online._adaptive_sgd import AdaptiveSgdState, adaptive_sgd
+from hyperlr.online._engine import OnlineState, online
+from hyperlr.online._exponentiated_gradient import (
+    ExponentiatedGradientState,
+    exponentiated_gradient,
+)
+from hyperlr.online._hd import hd
+from hyperlr.online._marthe import marthe
+from hyperlr.online._metrics import metrics
+from hyperlr.online._rtho import rtho
+
+__all__ = [
+    "AdaptiveSgdState",
+    "ExponentiatedGradientState",
+    "OnlineState",
+    "adaptive_sgd",
+    "exponentiated_gradient",
+    "hd",
+    "marthe",
+    "metrics",
+    "online",
+    "rtho",
+]

@@ -1,0 +1,101 @@
+"""Checks of what is static: every error names the argument and says what to pass instead."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def is_traced(value: Any) -> bool:
+    """Whether ``value`` is abstract, so that no Python branch may depend on it."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether ``value`` is known to be 0 while the program is being built."""
+    return not is_traced(value) and float(value) == 0.0
+
+
+def check_float_scalar(
+    name: str, value: Any, lower: float = -math.inf, upper: float = math.inf
+) -> None:
+    """Raises unless ``value`` is a float scalar, and if not traced, within [lower, upper]."""
+    remedy = f"pass a Python float or a floating-point array of shape (), for example {name}=0.01"
+    is_number = isinstance(value, float) or hasattr(value, "dtype")
+    if not is_number or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{name} must be a float scalar, got {value!r}: {remedy}")
+    if jnp.shape(value) != ():
+        raise TypeError(f"{name} must be a scalar, got shape {jnp.shape(value)}: {remedy}")
+    if not is_traced(value) and not lower <= float(value) <= upper:
+        raise ValueError(f"{name} must lie in [{lower}, {upper}], got {float(value)}")
+
+
+def check_inner(inner: Callable, hyperparams: Mapping[str, Any]) -> None:
+    """Raises unless ``inner`` can be called as ``inner(**hyperparams)``."""
+    if isinstance(inner, optax.GradientTransformation) or not callable(inner):
+        raise TypeError(
+            "inner must be a factory that takes the hyperparameters and returns an optax "
+            f"transformation, such as optax.sgd, got {type(inner).__name__}: pass optax.sgd "
+            "rather than optax.sgd(0.01)"
+        )
+    signature = inspect.signature(inner)
+    try:
+        signature.bind(**hyperparams)
+    except TypeError as error:
+        raise TypeError(
+            f"inner cannot be called with hyperparams {sorted(hyperparams)}: {error}. Its "
+            f"signature is {signature}; bind its other arguments with functools.partial, and "
+            "name in hyperparams only what it takes"
+        ) from error
+
+
+def check_bounds(bounds: Mapping[str, tuple[float, float]], hyperparams: Mapping[str, Any]) -> None:
+    """Raises unless every bound is a (lower, upper) pair around a known hyperparameter."""
+    for name, pair in bounds.items():
+        if name not in hyperparams:
+            raise ValueError(
+                f"bounds names {name!r}, which is not in hyperparams {sorted(hyperparams)}"
+            )
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise TypeError(f"bounds[{name!r}] must be a pair (lower, upper), got {pair!r}")
+        lower, upper = pair
+        if not is_traced(lower) and not is_traced(upper) and not lower < upper:
+            raise ValueError(f"bounds[{name!r}] must have lower < upper, got {pair!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_real(params: Any) -> None:
+    """Raises if a leaf is complex: its derivatives would silently be left out."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is complex; hyperlr differentiates real "
+                "parameters only: split it into its real and imaginary parts "
+                "(optax.contrib.split_real_and_imaginary)"
+            )
+
+
+def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Raises unless two trees agree in structure and in the shapes of their leaves."""
+    structure: Any = jax.tree.structure(tree)
+    expected: Any = jax.tree.structure(reference)
+    if structure != expected:
+        raise ValueError(
+            f"{name} must have the tree structure of {reference_name}, {expected}, got {structure}"
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(reference), strict=True)
+    for (path, leaf), other in pairs:
+        if jnp.shape(leaf) != jnp.shape(other):
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, but in "
+                f"{reference_name} the shape is {jnp.shape(other)}"
+            )

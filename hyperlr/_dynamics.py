@@ -1,0 +1,228 @@
+"""The inner step Φ, a function of parameters, optimizer state and hyperparameters, differentiated.
+
+One step of training maps (w, s, η) to Φ(w, s, η) = (w + u, s′), where u and s′ come from the inner
+optimizer's ``update``. Its derivatives are A = ∂Φ/∂(w, s), of which only products with tangents are
+ever formed, and B = ∂Φ/∂η, one tangent for each hyperparameter ([P] Eq. 3).
+
+Only floating-point leaves have derivatives. Everything here that stands for a derivative has
+``None`` in place of the other leaves (step counts, random keys).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = Any
+Hyperparams = dict[str, jax.Array]
+
+HVP_MODES = ("forward_over_reverse", "reverse_over_reverse", "finite_difference")
+
+
+class Tangent(NamedTuple):
+    """Derivative of parameters and optimizer state with respect to one hyperparameter.
+
+    Attributes:
+      params: like the parameters, in their shapes and dtypes.
+      inner_state: like the inner optimizer's state; ``None`` where only ``params`` is needed.
+    """
+
+    params: Tree
+    inner_state: Tree
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf has a floating-point dtype, and so a derivative."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def floats_of(tree: Tree) -> Tree:
+    """``tree`` with ``None`` in place of every leaf that is not floating-point."""
+    return jax.tree.map(lambda x: x if is_float(x) else None, tree)
+
+
+def with_floats(tree: Tree, floats: Tree) -> Tree:
+    """``tree`` with its floating-point leaves taken from ``floats``."""
+    return jax.tree.map(lambda x, f: x if f is None else f, tree, floats)
+
+
+def cast_like(tree: Tree, reference: Tree) -> Tree:
+    """``tree`` with its floating-point leaves in the dtypes of ``reference``, none of them weak.
+
+    A float32 hyperparameter promotes whatever bfloat16 it multiplies; the result is brought back
+    here, once, so that the product itself is still formed in float32.
+    """
+    return jax.tree.map(
+        lambda x, r: jnp.asarray(x).astype(jnp.result_type(r)) if is_float(r) else x,
+        tree,
+        reference,
+    )
+
+
+def accumulation_dtype(tree: Tree) -> jnp.dtype:
+    """The widest floating-point dtype in ``tree``, and at least float32."""
+    return jnp.result_type(jnp.float32, *jax.tree.leaves(floats_of(tree)))
+
+
+def inner_product(x: Tree, y: Tree) -> jax.Array:
+    """⟨x, y⟩ over two trees, accumulated in at least float32."""
+    dtype = accumulation_dtype((x, y))
+    # A sum of products, not jnp.vdot: flattening a sharded array would gather it first.
+    products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), x, y)
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype))
+
+
+def norm(tree: Tree) -> jax.Array:
+    """‖x‖ over a tree, accumulated in at least float32."""
+    return jnp.sqrt(inner_product(tree, tree))
+
+
+def inner_step(
+    inner: Callable[..., optax.GradientTransformation],
+    extra_args: Mapping[str, Any],
+    hyperparams: Hyperparams,
+    grads: Tree,
+    inner_state: Tree,
+    params: Tree,
+) -> tuple[Tree, Tree]:
+    """The update u in the dtypes of ``grads``, and s′ in the dtypes of ``inner_state``."""
+    transformation = optax.with_extra_args_support(inner(**hyperparams))
+    updates, new_state = transformation.update(grads, inner_state, params, **extra_args)
+    return cast_like(updates, grads), cast_like(new_state, inner_state)
+
+
+def direct_tangents(
+    step: Callable[[Hyperparams], tuple[Tree, Tree]], hyperparams: Hyperparams
+) -> tuple[tuple[Tree, Tree], dict[str, Tangent]]:
+    """The inner step's (u, s′), and B = ∂Φ/∂η for every hyperparameter η.
+
+    ``step`` is a function of the hyperparameters alone. Were the gradients given a tangent too,
+    even a zero one, a √v at v = 0 inside the optimizer would make it 0 · ∞.
+    """
+
+    def differentiable(hyperparams: Hyperparams) -> tuple[Tangent, tuple[Tree, Tree]]:
+        result = step(hyperparams)
+        return Tangent(*map(floats_of, result)), result
+
+    def push(direction: Hyperparams) -> tuple[tuple[Tree, Tree], Tangent]:
+        _, tangent, result = jax.jvp(differentiable, (hyperparams,), (direction,), has_aux=True)
+        return result, tangent
+
+    directions = {
+        name: {other: jnp.full_like(value, other == name) for other, value in hyperparams.items()}
+        for name in hyperparams
+    }
+    return _for_each_name(push, directions)
+
+
+def propagated_tangents(
+    step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
+    grads: Tree,
+    inner_state: Tree,
+    params: Tree,
+    tangents: dict[str, Tangent],
+    hessian_product: Callable[[Tree], Tree],
+) -> dict[str, Tangent]:
+    """A Z for every tangent Z: a Hessian-vector product, then a jvp of the inner step.
+
+    ``step`` is a function of gradients, inner state and parameters; ``hessian_product`` maps the
+    parameters' part of Z to the tangent of the gradients.
+    """
+    at = (grads, inner_state, params)
+
+    def differentiable(*floats: Tree) -> Tangent:
+        return Tangent(*map(floats_of, step(*map(with_floats, at, floats))))
+
+    def push(tangent: Tangent) -> tuple[None, Tangent]:
+        grads_dot = cast_like(hessian_product(tangent.params), floats_of(grads))
+        _, stepped = jax.jvp(
+            differentiable,
+            tuple(map(floats_of, at)),
+            (grads_dot, tangent.inner_state, tangent.params),
+        )
+        # Φ adds the update to the parameters, so their own tangent passes through.
+        moved = jax.tree.map(jnp.add, tangent.params, stepped.params)
+        return None, Tangent(cast_like(moved, tangent.params), stepped.inner_state)
+
+    return _for_each_name(push, tangents)[1]
+
+
+def hessian_vector_product(
+    value_fn: Callable[[Tree], jax.Array],
+    params: Tree,
+    vector: Tree,
+    *,
+    grads: Tree,
+    mode: str = "forward_over_reverse",
+) -> Tree:
+    """∇²L(w) v, in the dtypes of ``vector``.
+
+    The gradient that a ``jvp`` of ``jax.grad(value_fn)`` evaluates on its way is the one that the
+    caller has already computed; inside one ``jit`` XLA merges the two.
+
+    Args:
+      value_fn: the loss L, a scalar function of the parameters.
+      params: the point w.
+      vector: v, like the floating-point leaves of ``params``.
+      grads: ∇L(w); used by "finite_difference" alone.
+      mode: "forward_over_reverse"; "reverse_over_reverse", for losses that forward mode refuses;
+        or "finite_difference", (∇L(w + r v) − ∇L(w)) / r, see :func:`difference_step`.
+
+    Raises:
+      TypeError: the loss has a ``custom_vjp`` and the mode is "forward_over_reverse".
+    """
+    gradient = jax.grad(lambda floats: value_fn(with_floats(params, floats)))
+    point = floats_of(params)
+    if mode == "reverse_over_reverse":
+        return jax.grad(lambda p: inner_product(gradient(p), vector))(point)
+    if mode == "finite_difference":
+        r = difference_step(point, vector)
+        shifted = jax.tree.map(lambda w, v: (w + r * v).astype(w.dtype), point, vector)
+        return jax.tree.map(
+            lambda moved, g: ((moved - g) / r).astype(g.dtype), gradient(shifted), floats_of(grads)
+        )
+    try:
+        return jax.jvp(gradient, (point,), (vector,))[1]
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            "value_fn contains a custom_vjp function, which forward mode cannot differentiate: "
+            'pass hvp="reverse_over_reverse" to hyperlr.online'
+        ) from error
+
+
+def difference_step(point: Tree, vector: Tree) -> jax.Array:
+    """The r of a forward difference along ``vector``: √ε (1 + ‖w‖) / ‖v‖, and 1 where v = 0.
+
+    It makes ‖r v‖ a fixed part of ‖w‖, √ε with ε the machine epsilon of the coarsest dtype, where
+    the error of cutting off the next Taylor term is about as large as that of rounding.
+    """
+    leaves = jax.tree.leaves(point)
+    epsilon = max((float(jnp.finfo(jnp.result_type(x)).eps) for x in leaves), default=1.0)
+    length = norm(vector)
+    scale = epsilon**0.5 * (1.0 + norm(point))
+    # v = 0 has no direction; any finite r gives the right product, 0. Two wheres, because the
+    # quotient must be finite in the branch that is not taken, too.
+    return jnp.where(length > 0, scale / jnp.where(length > 0, length, 1.0), 1.0)
+
+
+def _for_each_name(
+    push: Callable[[Tree], tuple[Tree, Tangent]], trees: dict[str, Tree]
+) -> tuple[Tree, dict[str, Tangent]]:
+    """``push`` on every tree of the dict, in one vmapped call; its first result is shared.
+
+    What ``push`` computes without its argument (the loss's forward and backward pass) is done once
+    for all. A single tree is not given a leading axis: XLA would carry it through every matmul.
+    """
+    if len(trees) == 1:
+        ((name, tree),) = trees.items()
+        shared, tangent = push(tree)
+        return shared, {name: tangent}
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees.values())
+    shared, tangents = jax.vmap(push, out_axes=(None, 0))(stacked)
+    return shared, {
+        name: jax.tree.map(lambda x, k=k: x[k], tangents) for k, name in enumerate(trees)
+    }

@@ -1,0 +1,312 @@
+"""The online recursion of Algorithm 1 of [P], once, for any inner optimizer and hyperparameters.
+
+HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperlr import _checks, _dynamics
+from hyperlr._dynamics import Hyperparams, Tangent, Tree
+
+_DEFAULT_BOUNDS = {"learning_rate": (0.0, float("inf"))}
+
+
+class OnlineState(NamedTuple):
+    """State of :func:`online`. Scalars have shape () and at least float32.
+
+    Attributes:
+      step_count: int32, the number of updates so far.
+      hyperparams: η of the last update, one scalar for each name.
+      hypergradient: Δη of the last update.
+      discount: μ of the last update.
+      horizon: c of the last update.
+      tangent: Z for the next update, one for each name, in the dtypes of what it is a tangent of.
+      direct: the parameters' part of the last B; ``None`` unless μ adapts.
+      inner_state: state of the inner optimizer.
+      hyper_state: state of the hyper-optimizer.
+    """
+
+    step_count: jax.Array
+    hyperparams: Hyperparams
+    hypergradient: Hyperparams
+    discount: Hyperparams
+    horizon: Hyperparams
+    tangent: dict[str, Tangent]
+    direct: dict[str, Tree] | None
+    inner_state: optax.OptState
+    hyper_state: optax.OptState
+
+
+def online(
+    inner: Callable[..., optax.GradientTransformation],
+    hyperparams: Mapping[str, float],
+    *,
+    discount: float | None = None,
+    hyper_optimizer: optax.GradientTransformation,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    hvp: str = "forward_over_reverse",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Learns hyperparameters of an optimizer, by hypergradients, while it trains.
+
+    With (w, s) the parameters and the inner optimizer's state, Φ its step, A = ∂Φ/∂(w, s) and
+    B = ∂Φ/∂η, the update of step t receives e = ∇E(w_t) (``val_grad``) and computes, for every
+    hyperparameter η::
+
+        Δη_t    = ⟨Z_t, e⟩                       the hypergradient (over the parameters)
+        η_t     = project(η_{t-1} + hyper_optimizer(Δη_t))
+        Z_{t+1} = μ_t A_t Z_t + B_t              at η_t, with Z_0 = 0
+
+    followed by the inner step with η_t. At t = 0 there is no hypergradient yet and η stays. The
+    discount μ_t is ``discount``, or if that is ``None``, adapted from q_t, which compares Δη_t with
+    the one-step hypergradient g′_t = ⟨B_{t-1}, e⟩ (Appendix B of [P])::
+
+        q_t = clip(Δη_t / g′_t, 0, 1), or 0 where g′_t = 0
+        μ_t = q_t^(1 / (c_{t-1} + 1)),   c_t = μ_{t-1} (1 + c_{t-1}),   μ_0 = c_0 = 0
+
+    Args:
+      inner: factory of the inner optimizer, called as ``inner(**hyperparams)`` with traced scalars:
+        ``optax.sgd``, a ``functools.partial``, a lambda that builds a chain. What is inside it
+        (clipping, weight decay) is inside the derivative; what is chained outside is not.
+      hyperparams: initial value of every hyperparameter that is learned, by the name that ``inner``
+        gives it: a dict of floats. Each costs one tangent.
+      discount: μ in [0, 1], or ``None`` to adapt it. A static 0 needs no Hessian-vector product.
+      hyper_optimizer: transformation on the dict of hyperparameters, fed Δη. It may use the extra
+        args ``tangent_norm`` (dict of ‖Z‖ over the parameters) and ``objective_norm`` (‖e‖).
+      bounds: maps a name to (lower, upper); ``learning_rate`` is kept ≥ 0 by default.
+      hvp: how ∇²L Z is computed. "forward_over_reverse", exact; "reverse_over_reverse", exact,
+        for losses with a ``custom_vjp``; "finite_difference", one gradient instead of a
+        Hessian-vector product, with a relative error that is typically 1e-3 to 1e-2 in float32
+        and 1e-7 in float64 for smooth losses (:func:`hyperlr._dynamics.difference_step`); it is
+        not for bfloat16 parameters, whose spacing is wider than the step.
+
+    Returns:
+      A transformation whose ``update(grads, state, params, *, value_fn=None, val_grad=None,
+      **extra_args)`` takes ``value_fn``, the loss on the minibatch of ``grads`` as a scalar
+      function of the parameters (needed unless ``discount`` is a static 0), and ``val_grad``, ∇E
+      at ``params`` (like ``params``; the default is E = L, that is, ``grads``). Other extra args
+      go to ``inner``. Its state is a valid ``lax.scan`` carry. It supports ``vmap``; it is not
+      meant to be differentiated.
+
+    Raises:
+      TypeError: a hyperparameter, step size or discount is not a float scalar, or ``inner`` does
+        not take one of ``hyperparams``; in ``init``, complex parameters.
+      ValueError: a static value out of range, crossed ``bounds``, an unknown ``hvp``; in
+        ``update``, a missing ``params`` or ``value_fn``, or trees that do not match.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, hyperlr
+      >>> tx = hyperlr.online(
+      ...     optax.sgd,
+      ...     {"learning_rate": 0.01, "momentum": 0.5},
+      ...     discount=0.9,
+      ...     hyper_optimizer=hyperlr.adaptive_sgd(1e-3),
+      ...     bounds={"momentum": (0.0, 0.99)},
+      ... )
+      >>> loss = lambda w: jnp.sum((w - 1.0) ** 2)
+      >>> params = jnp.zeros(3)
+      >>> state = tx.init(params)
+      >>> for _ in range(10):
+      ...     grads = jax.grad(loss)(params)
+      ...     updates, state = tx.update(grads, state, params, value_fn=loss)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(hyperlr.metrics(state)["learning_rate"] > 0.01)
+      True
+
+    References:
+      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm",
+      Algorithm 1, Eq. 9-11 and Appendix B (Donini et al., 2020).
+    """
+    if not isinstance(hyperparams, Mapping) or not hyperparams:
+        raise TypeError(
+            'hyperparams must be a dict with at least one entry, such as {"learning_rate": 0.01}, '
+            f"got {hyperparams!r}"
+        )
+    defaults = {name: pair for name, pair in _DEFAULT_BOUNDS.items() if name in hyperparams}
+    limits = defaults | dict(bounds or {})
+    _checks.check_inner(inner, hyperparams)
+    _checks.check_bounds(limits, hyperparams)
+    for name, value in hyperparams.items():
+        _checks.check_float_scalar(name, value, *limits.get(name, ()))
+    if discount is not None:
+        _checks.check_float_scalar("discount", discount, 0.0, 1.0)
+    _checks.check_choice("hvp", hvp, _dynamics.HVP_MODES)
+    adapts = discount is None
+    keeps_history = adapts or not _checks.is_zero(discount)
+    rule = optax.with_extra_args_support(hyper_optimizer)
+    rule.init(dict(hyperparams))  # A rule that refuses the initial values says so now.
+
+    def init_fn(params: optax.Params) -> OnlineState:
+        _checks.check_real(params)
+        dtype = _dynamics.accumulation_dtype(params)
+        initial = {name: jnp.asarray(value, dtype) for name, value in hyperparams.items()}
+        inner_state = inner(**initial).init(params)
+        inner_state = _dynamics.cast_like(inner_state, inner_state)
+
+        def zeros() -> Hyperparams:
+            return {name: jnp.zeros((), dtype) for name in hyperparams}
+
+        def tangent() -> Tangent:
+            return Tangent(
+                optax.tree.zeros_like(_dynamics.floats_of(params)),
+                optax.tree.zeros_like(_dynamics.floats_of(inner_state)) if keeps_history else None,
+            )
+
+        # Every leaf is its own buffer, so that the state can be donated.
+        return OnlineState(
+            step_count=jnp.zeros((), jnp.int32),
+            hyperparams=initial,
+            hypergradient=zeros(),
+            discount=zeros(),
+            horizon=zeros(),
+            tangent={name: tangent() for name in hyperparams},
+            direct={name: tangent().params for name in hyperparams} if adapts else None,
+            inner_state=inner_state,
+            hyper_state=rule.init(initial),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: OnlineState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        val_grad: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, OnlineState]:
+        grads = updates
+        if params is None:
+            raise ValueError("params is missing: call update(grads, state, params, ...)")
+        if keeps_history and value_fn is None:
+            raise ValueError(
+                "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
+                "loss(params) is the scalar loss on the minibatch that grads were computed on"
+            )
+        _checks.check_same_tree("grads", grads, "params", params)
+        objective_grad = _objective_grad(val_grad, grads, params)
+        if value_fn is not None:
+            extra_args["value_fn"] = value_fn
+
+        hypergradient = {
+            name: _dynamics.inner_product(tangent.params, objective_grad)
+            for name, tangent in state.tangent.items()
+        }
+        # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
+        horizon = {name: mu * (1.0 + state.horizon[name]) for name, mu in state.discount.items()}
+        if adapts:
+            new_discount = _adapted_discount(state, hypergradient, objective_grad)
+        else:
+            # μ_0 = 0: there is no past to discount yet.
+            mu = jnp.where(state.step_count == 0, 0.0, discount)
+            new_discount = {name: mu.astype(old.dtype) for name, old in state.discount.items()}
+        new_hyperparams, hyper_state = _hyper_step(
+            rule, limits, state, hypergradient, objective_grad
+        )
+
+        step = functools.partial(_dynamics.inner_step, inner, extra_args)
+        (updates, inner_state), direct = _dynamics.direct_tangents(
+            lambda hyperparams: step(hyperparams, grads, state.inner_state, params),
+            new_hyperparams,
+        )
+        if keeps_history:
+            propagated = _dynamics.propagated_tangents(
+                functools.partial(step, new_hyperparams),
+                grads,
+                state.inner_state,
+                params,
+                state.tangent,
+                lambda vector: _dynamics.hessian_vector_product(
+                    value_fn, params, vector, grads=grads, mode=hvp
+                ),
+            )
+            tangent = {
+                name: _discounted_sum(new_discount[name], propagated[name], direct[name])
+                for name in direct
+            }
+        else:
+            tangent = {name: Tangent(b.params, None) for name, b in direct.items()}
+
+        return updates, OnlineState(
+            step_count=optax.safe_increment(state.step_count),
+            hyperparams=new_hyperparams,
+            hypergradient=hypergradient,
+            discount=new_discount,
+            horizon=horizon,
+            tangent=tangent,
+            direct={name: b.params for name, b in direct.items()} if adapts else None,
+            inner_state=inner_state,
+            hyper_state=hyper_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _objective_grad(val_grad: Tree | None, grads: Tree, params: Tree) -> Tree:
+    """∇E, floating-point leaves only; E = L where there is no ``val_grad``."""
+    if val_grad is None:
+        return _dynamics.floats_of(grads)
+    # optax.masked and optax.partition mask the gradients and the parameters, not the extra args.
+    val_grad = jax.tree.map(
+        lambda w, e: w if isinstance(w, optax.MaskedNode) else e,
+        params,
+        val_grad,
+        is_leaf=lambda w: isinstance(w, optax.MaskedNode),
+    )
+    _checks.check_same_tree("val_grad", val_grad, "params", params)
+    return _dynamics.floats_of(val_grad)
+
+
+def _adapted_discount(
+    state: OnlineState, hypergradient: Hyperparams, objective_grad: Tree
+) -> Hyperparams:
+    """μ_t = clip(Δη_t / g′_t, 0, 1)^(1 / (c_{t-1} + 1)), and 0 where g′_t = 0 (Appendix B of [P]).
+
+    The one-step hypergradient is g′_t = ⟨B_{t-1}, ∇E(w_t)⟩. In Eq. 10, [P] prints the value of E for
+    its gradient there, which is no derivative of the one-step objective, nor even a scalar. The
+    exponent is the printed one; the authors' later code has c_t in place of c_{t-1}.
+    """
+    new = {}
+    for name, direct in state.direct.items():
+        one_step = _dynamics.inner_product(direct, objective_grad)
+        # Two wheres: where g′ = 0 the quotient must be finite in the branch not taken, too.
+        defined = one_step != 0
+        ratio = jnp.where(defined, hypergradient[name] / jnp.where(defined, one_step, 1.0), 0.0)
+        new[name] = jnp.clip(ratio, 0.0, 1.0) ** (1.0 / (state.horizon[name] + 1.0))
+    return new
+
+
+def _hyper_step(
+    rule: optax.GradientTransformationExtraArgs,
+    limits: Mapping[str, tuple[float, float]],
+    state: OnlineState,
+    hypergradient: Hyperparams,
+    objective_grad: Tree,
+) -> tuple[Hyperparams, optax.OptState]:
+    """η_t and the hyper-optimizer's state: one projected step along Δη_t, none at t = 0."""
+    steps, hyper_state = rule.update(
+        hypergradient,
+        state.hyper_state,
+        state.hyperparams,
+        tangent_norm={name: _dynamics.norm(z.params) for name, z in state.tangent.items()},
+        objective_norm=_dynamics.norm(objective_grad),
+    )
+    moved = optax.apply_updates(state.hyperparams, steps)
+    projected = {
+        name: jnp.clip(value, *limits[name]) if name in limits else value
+        for name, value in moved.items()
+    }
+    old = (state.hyperparams, state.hyper_state)
+    new = _dynamics.cast_like((projected, hyper_state), old)
+    # Δη_0 = 0 stands for "none yet": a rule that counts its steps or decays η must not see it.
+    return jax.tree.map(lambda a, b: jnp.where(state.step_count == 0, a, b), old, new)
+
+
+def _discounted_sum(discount: jax.Array, propagated: Tangent, direct: Tangent) -> Tangent:
+    """Z_{t+1} = μ_t A_t Z_t + B_t ([P] Eq. 9; Eq. 10 prints Z_{t-1} for Z_t)."""
+    total = jax.tree.map(lambda az, b: discount * az + b, propagated, direct)
+    return _dynamics.cast_like(total, direct)
