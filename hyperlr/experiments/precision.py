@@ -10,6 +10,6 @@ def float64() -> AbstractContextManager[None]:
     # jax.enable_x64 replaced jax.experimental.enable_x64 in the course of the supported versions.
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64
+    from jax.experimental import enable_x64  # type: ignore[attr-defined]
 
     return enable_x64(True)

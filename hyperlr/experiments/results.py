@@ -64,8 +64,9 @@ def write_metrics(path: Path, config: Mapping[str, Any], methods: Mapping[str, A
 
 def write_schedules(path: Path, schedules: Mapping[str, np.ndarray]) -> None:
     """Writes schedules.npz: one array of learning rates [seeds, T] a method."""
+    arrays: dict[str, Any] = dict(schedules)
     with atomic_file(path) as file:
-        np.savez_compressed(file, **schedules)
+        np.savez_compressed(file, **arrays)
 
 
 def write_figure(path: Path, figure: Figure) -> None:

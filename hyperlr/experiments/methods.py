@@ -1,0 +1,77 @@
+"""The online methods that the experiments compare, each a function of its one step size."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import hyperlr
+
+LEARNING_RATE = 0.01
+"""η_0, where every schedule of Section 5 starts."""
+
+
+class Method(NamedTuple):
+    """How to build a method, and what to call it."""
+
+    label: str
+    """Name in figures and tables."""
+    step_size_name: str
+    """What the step size is: β, κ or γ; empty for a method without one."""
+    step_size: float
+    """The step size used where no grid is asked for."""
+    make: Callable[[Any], optax.GradientTransformationExtraArgs]
+    """Builds the optimizer from a step size, which may be traced."""
+    cost: float
+    """FLOPs of a step over those of a plain one: the weight of the method in a progress bar."""
+
+
+def _constant(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    del step_size
+    return optax.with_extra_args_support(optax.sgd(LEARNING_RATE))
+
+
+def _hd(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.hd(optax.sgd, LEARNING_RATE, step_size)
+
+
+def _rtho(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.rtho(optax.sgd, LEARNING_RATE, step_size)
+
+
+def _marthe_fixed(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size, discount=0.99)
+
+
+def _marthe_mu(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size)
+
+
+def _marthe(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(optax.sgd, LEARNING_RATE, meta_learning_rate=step_size)
+
+
+def _marthe_scale_free(step_size: Any) -> optax.GradientTransformationExtraArgs:
+    rule = hyperlr.exponentiated_gradient(step_size)
+    return hyperlr.marthe(optax.sgd, LEARNING_RATE, discount=0.99, hyper_optimizer=rule)
+
+
+METHODS = {
+    "constant": Method("constant", "", 0.0, _constant, 1.0),
+    "hd": Method("HD", "β", 1e-3, _hd, 2.0),
+    "rtho": Method("RTHO", "β", 1e-4, _rtho, 3.67),
+    "marthe_fixed": Method("MARTHE (μ = 0.99)", "β", 1e-4, _marthe_fixed, 3.67),
+    "marthe_mu": Method("MARTHE (μ adapted)", "β", 1e-3, _marthe_mu, 3.67),
+    "marthe": Method("MARTHE (μ, β adapted)", "κ", 1e-6, _marthe, 3.67),
+    "marthe_scale_free": Method("MARTHE (scale-free)", "γ", 0.2, _marthe_scale_free, 3.67),
+}
+
+
+def step_records(opt_state: optax.OptState) -> dict[str, jax.Array]:
+    """Returns the scalars of a method's last update, of which `learning_rate` always is one."""
+    try:
+        return hyperlr.metrics(opt_state)
+    except ValueError:
+        return {"learning_rate": jnp.asarray(LEARNING_RATE, jnp.float32)}

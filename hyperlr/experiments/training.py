@@ -1,0 +1,252 @@
+"""Training of many networks side by side: one lane a (step size, seed), one program for all.
+
+Nothing here knows of seeds or methods: `make_optimizer` turns a traced step size into an optimizer,
+and every array of `Lanes` leads with the lane, so that a grid of step sizes and seeds is only more
+lanes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hyperlr.experiments import batches, models
+from hyperlr.experiments.data import Data, as_inputs, split_indices
+from hyperlr.experiments.methods import step_records
+
+MakeOptimizer = Callable[[Any], optax.GradientTransformationExtraArgs]
+
+
+class Lanes(NamedTuple):
+    """What differs between the networks that are trained side by side; K lanes."""
+
+    params: models.Params
+    """Initial weights, each array [K, ...]."""
+    step_sizes: jax.Array
+    """float32 [K]: β, κ or γ."""
+    train_batches: np.ndarray
+    """int32 [K, T, batch], indices into the images."""
+    val_batches: np.ndarray
+    """int32 [K, T, batch], indices into the images: the minibatch of E at every step."""
+    val_indices: np.ndarray
+    """int32 [K, num_val], indices of the whole validation set."""
+
+
+class Trained(NamedTuple):
+    """What came out of K lanes."""
+
+    records: dict[str, np.ndarray]
+    """Scalars of every step, [K, T] each; `learning_rate` is the schedule."""
+    curve_steps: np.ndarray
+    """int [C], after how many steps the validation set was evaluated; the last is T."""
+    val_loss: np.ndarray
+    """float32 [K, C]."""
+    val_accuracy: np.ndarray
+    """float32 [K, C], NaN where the network is not finite."""
+    test_loss: np.ndarray
+    """float32 [K]."""
+    test_accuracy: np.ndarray
+    """float32 [K]."""
+
+
+def make_lanes(
+    data: Data,
+    seeds: Sequence[int],
+    step_sizes: Sequence[float],
+    *,
+    num_steps: int,
+    batch_size: int,
+    hidden_widths: Sequence[int],
+) -> Lanes:
+    """Prepares one lane for each pair of a seed and a step size.
+
+    A seed settles the split, the initial weights and the progression of the minibatches, so that
+    whatever is trained with it starts from the same point and sees the same images.
+
+    Args:
+      data: the images.
+      seeds: the seed of every lane, [K].
+      step_sizes: the step size of every lane, [K].
+      num_steps: T.
+      batch_size: images in a minibatch.
+      hidden_widths: units of the hidden layers.
+    """
+    widths = (data.images.shape[1], *hidden_widths, data.num_classes)
+    progressions = [_progression(data, seed, num_steps, batch_size) for seed in seeds]
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    return Lanes(
+        params=jax.vmap(lambda key: models.init_mlp(key, widths))(keys),
+        step_sizes=jnp.asarray(step_sizes, jnp.float32),
+        train_batches=np.stack([train for train, _, _ in progressions]),
+        val_batches=np.stack([val for _, val, _ in progressions]),
+        val_indices=np.stack([indices for _, _, indices in progressions]),
+    )
+
+
+def train(
+    make_optimizer: MakeOptimizer,
+    data: Data,
+    lanes: Lanes,
+    *,
+    chunk_steps: int = 32,
+    on_progress: Callable[[int], None] = lambda steps: None,
+) -> Trained:
+    """Trains the network of every lane, T steps each.
+
+    The steps are scanned in chunks: between two of them the validation set is evaluated and
+    `on_progress` is told how many steps were made.
+
+    Args:
+      make_optimizer: builds the optimizer from a (traced) step size. One and the same function
+        for one and the same method, for it is what the compiled program is found by.
+      data: the images.
+      lanes: what differs between the networks.
+      chunk_steps: steps between two evaluations.
+      on_progress: called with the number of steps after every chunk.
+    """
+    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+    # The chunks donate their state, and the caller may train these lanes again.
+    params = jax.tree.map(jnp.copy, lanes.params)
+    state = _init(make_optimizer, params, lanes.step_sizes)
+    num_steps = lanes.train_batches.shape[1]
+    starts = range(0, num_steps, chunk_steps)
+    records, evaluations = [], []
+    for start in starts:
+        steps = slice(start, start + chunk_steps)
+        params, state, chunk_records = _train_chunk(
+            make_optimizer,
+            params,
+            state,
+            lanes.step_sizes,
+            images,
+            labels,
+            lanes.train_batches[:, steps],
+            lanes.val_batches[:, steps],
+        )
+        evaluations.append(_evaluate(params, images, labels, lanes.val_indices))
+        records.append(jax.tree.map(np.asarray, chunk_records))
+        on_progress(min(chunk_steps, num_steps - start))
+    test_loss, test_accuracy = _evaluate_on_all(
+        params, jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
+    )
+    return Trained(
+        records=jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
+        curve_steps=np.array([min(start + chunk_steps, num_steps) for start in starts]),
+        val_loss=np.stack([np.asarray(loss) for loss, _ in evaluations], axis=1),
+        val_accuracy=np.stack([np.asarray(share) for _, share in evaluations], axis=1),
+        test_loss=np.asarray(test_loss),
+        test_accuracy=np.asarray(test_accuracy),
+    )
+
+
+def loss_fn(
+    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+) -> jax.Array:
+    """Returns the cross-entropy on the images that `indices` [batch] pick."""
+    logits = models.apply_mlp(params, as_inputs(images[indices]))
+    return models.cross_entropy(logits, labels[indices])
+
+
+def train_steps(
+    make_optimizer: MakeOptimizer,
+    params: models.Params,
+    state: optax.OptState,
+    step_size: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    train_batches: jax.Array,
+    val_batches: jax.Array,
+) -> tuple[models.Params, optax.OptState, dict[str, jax.Array]]:
+    """Makes as many steps as there are minibatches, on one lane; a pure function to map and jit.
+
+    Args:
+      make_optimizer: builds the optimizer from `step_size`.
+      params: weights of one network.
+      state: state of its optimizer.
+      step_size: float scalar.
+      images: uint8 [N, pixels].
+      labels: int32 [N].
+      train_batches: int32 [steps, batch], the minibatches of L.
+      val_batches: int32 [steps, batch], the minibatches of E.
+
+    Returns:
+      The new weights and state, and the records of every step, [steps] each.
+    """
+    optimizer = make_optimizer(step_size)
+
+    def step(carry: tuple[Any, Any], indices: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
+        params, state = carry
+        train_indices, val_indices = indices
+
+        def value_fn(params: models.Params) -> jax.Array:
+            return loss_fn(params, images, labels, train_indices)
+
+        loss, grads = jax.value_and_grad(value_fn)(params)
+        val_grad = jax.grad(loss_fn)(params, images, labels, val_indices)
+        updates, state = optimizer.update(
+            grads, state, params, value_fn=value_fn, val_grad=val_grad
+        )
+        params = optax.apply_updates(params, updates)
+        return (params, state), {"train_loss": loss, **step_records(state)}
+
+    (params, state), records = jax.lax.scan(step, (params, state), (train_batches, val_batches))
+    return params, state, records
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(
+    make_optimizer: MakeOptimizer, params: models.Params, step_sizes: jax.Array
+) -> optax.OptState:
+    return jax.vmap(lambda params, size: make_optimizer(size).init(params))(params, step_sizes)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _train_chunk(make_optimizer: MakeOptimizer, *arguments: Any) -> Any:
+    over_lanes = jax.vmap(
+        functools.partial(train_steps, make_optimizer), in_axes=(0, 0, 0, None, None, 0, 0)
+    )
+    return over_lanes(*arguments)
+
+
+@jax.jit
+def _evaluate(
+    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and accuracy [K] on each lane's own images, indices [K, n]."""
+    # One lane after another: side by side, the activations of many lanes would take much memory.
+    return jax.lax.map(
+        lambda lane: _loss_and_accuracy(lane[0], images[lane[1]], labels[lane[1]]),
+        (params, indices),
+    )
+
+
+@jax.jit
+def _evaluate_on_all(
+    params: models.Params, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns loss and accuracy [K] on the same images for all lanes."""
+    return jax.lax.map(lambda lane: _loss_and_accuracy(lane, images, labels), params)
+
+
+def _loss_and_accuracy(
+    params: models.Params, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    logits = models.apply_mlp(params, as_inputs(images))
+    return models.cross_entropy(logits, labels), models.accuracy(logits, labels)
+
+
+def _progression(
+    data: Data, seed: int, num_steps: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a seed's training minibatches, validation minibatches and validation set."""
+    train_indices, val_indices = split_indices(data, seed)
+    rng = np.random.default_rng([seed, 1])
+    return (
+        batches.epoch_batches(rng, train_indices, num_steps, batch_size),
+        batches.independent_batches(rng, val_indices, num_steps, batch_size),
+        val_indices,
+    )
