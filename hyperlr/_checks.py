@@ -34,6 +34,24 @@ def check_float_scalar(
         raise ValueError(f"{name} must lie in [{lower}, {upper}], got {float(value)}")
 
 
+def check_transformation(name: str, value: Any) -> None:
+    """Raises unless ``value`` is an optax transformation."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{name} must be an optax transformation, such as optax.sgd(0.01), got {value!r}"
+        )
+
+
+def check_scalar_loss(name: str, value: Any) -> None:
+    """Raises unless ``value``, returned by the function ``name``, is one number."""
+    if not hasattr(value, "shape") or value.shape != ():
+        raise TypeError(
+            f"{name} must return a scalar, the loss alone, got "
+            f"{jax.tree.map(jnp.shape, value)} (shapes): take a mean, and leave out auxiliary "
+            f"values, for example {name}=lambda params: loss(params, batch)[0]"
+        )
+
+
 def check_inner(inner: Callable, hyperparams: Mapping[str, Any]) -> None:
     """Raises unless ``inner`` can be called as ``inner(**hyperparams)``."""
     if isinstance(inner, optax.GradientTransformation) or not callable(inner):

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hyperlr import _checks
+
 Tree = Any
 Hyperparams = dict[str, jax.Array]
 
@@ -173,8 +175,13 @@ def hessian_vector_product(
     Raises:
       TypeError: the loss has a ``custom_vjp`` and the mode is "forward_over_reverse".
     """
-    gradient = jax.grad(lambda floats: value_fn(with_floats(params, floats)))
-    point = floats_of(params)
+
+    def loss(floats: Tree) -> jax.Array:
+        value = value_fn(with_floats(params, floats))
+        _checks.check_scalar_loss("value_fn", value)
+        return value
+
+    gradient, point = jax.grad(loss), floats_of(params)
     if mode == "reverse_over_reverse":
         return jax.grad(lambda p: inner_product(gradient(p), vector))(point)
     if mode == "finite_difference":
@@ -222,7 +229,7 @@ def _for_each_name(
         shared, tangent = push(tree)
         return shared, {name: tangent}
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees.values())
-    shared, tangents = jax.vmap(push, out_axes=(None, 0))(stacked)
+    shared, tangents = jax.vmap(push, out_axes=(None, 0), axis_size=len(trees))(stacked)
     return shared, {
         name: jax.tree.map(lambda x, k=k: x[k], tangents) for k, name in enumerate(trees)
     }

@@ -27,7 +27,7 @@ class OnlineState(NamedTuple):
       discount: μ of the last update.
       horizon: c of the last update.
       tangent: Z for the next update, one for each name, in the dtypes of what it is a tangent of.
-      direct: the parameters' part of the last B; ``None`` unless μ adapts.
+      direct: the parameters' part of the last B, one for each name; empty unless μ adapts.
       inner_state: state of the inner optimizer.
       hyper_state: state of the hyper-optimizer.
     """
@@ -38,7 +38,7 @@ class OnlineState(NamedTuple):
     discount: Hyperparams
     horizon: Hyperparams
     tangent: dict[str, Tangent]
-    direct: dict[str, Tree] | None
+    direct: dict[str, Tree]
     inner_state: optax.OptState
     hyper_state: optax.OptState
 
@@ -138,6 +138,7 @@ def online(
     _checks.check_choice("hvp", hvp, _dynamics.HVP_MODES)
     adapts = discount is None
     keeps_history = adapts or not _checks.is_zero(discount)
+    _checks.check_transformation("hyper_optimizer", hyper_optimizer)
     rule = optax.with_extra_args_support(hyper_optimizer)
     rule.init(dict(hyperparams))  # A rule that refuses the initial values says so now.
 
@@ -165,7 +166,7 @@ def online(
             discount=zeros(),
             horizon=zeros(),
             tangent={name: tangent() for name in hyperparams},
-            direct={name: tangent().params for name in hyperparams} if adapts else None,
+            direct={name: tangent().params for name in hyperparams} if adapts else {},
             inner_state=inner_state,
             hyper_state=rule.init(initial),
         )
@@ -182,11 +183,6 @@ def online(
         grads = updates
         if params is None:
             raise ValueError("params is missing: call update(grads, state, params, ...)")
-        if keeps_history and value_fn is None:
-            raise ValueError(
-                "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
-                "loss(params) is the scalar loss on the minibatch that grads were computed on"
-            )
         _checks.check_same_tree("grads", grads, "params", params)
         objective_grad = _objective_grad(val_grad, grads, params)
         if value_fn is not None:
@@ -198,7 +194,7 @@ def online(
         }
         # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
         horizon = {name: mu * (1.0 + state.horizon[name]) for name, mu in state.discount.items()}
-        if adapts:
+        if discount is None:
             new_discount = _adapted_discount(state, hypergradient, objective_grad)
         else:
             # μ_0 = 0: there is no past to discount yet.
@@ -214,14 +210,20 @@ def online(
             new_hyperparams,
         )
         if keeps_history:
+            if not callable(value_fn):
+                raise ValueError(
+                    "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
+                    "loss(params) is the scalar loss on the minibatch that grads were computed "
+                    f"on; got {value_fn!r}"
+                )
             propagated = _dynamics.propagated_tangents(
                 functools.partial(step, new_hyperparams),
                 grads,
                 state.inner_state,
                 params,
                 state.tangent,
-                lambda vector: _dynamics.hessian_vector_product(
-                    value_fn, params, vector, grads=grads, mode=hvp
+                functools.partial(
+                    _dynamics.hessian_vector_product, value_fn, params, grads=grads, mode=hvp
                 ),
             )
             tangent = {
@@ -238,7 +240,7 @@ def online(
             discount=new_discount,
             horizon=horizon,
             tangent=tangent,
-            direct={name: b.params for name, b in direct.items()} if adapts else None,
+            direct={name: b.params for name, b in direct.items()} if adapts else {},
             inner_state=inner_state,
             hyper_state=hyper_state,
         )
@@ -250,15 +252,17 @@ def _objective_grad(val_grad: Tree | None, grads: Tree, params: Tree) -> Tree:
     """∇E, floating-point leaves only; E = L where there is no ``val_grad``."""
     if val_grad is None:
         return _dynamics.floats_of(grads)
-    # optax.masked and optax.partition mask the gradients and the parameters, not the extra args.
-    val_grad = jax.tree.map(
-        lambda w, e: w if isinstance(w, optax.MaskedNode) else e,
-        params,
-        val_grad,
-        is_leaf=lambda w: isinstance(w, optax.MaskedNode),
-    )
+    if any(map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))):
+        # optax.masked and optax.partition mask gradients and parameters, but not the extra args.
+        val_grad = jax.tree.map(
+            lambda w, e: w if _is_masked(w) else e, params, val_grad, is_leaf=_is_masked
+        )
     _checks.check_same_tree("val_grad", val_grad, "params", params)
     return _dynamics.floats_of(val_grad)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def _adapted_discount(
@@ -266,8 +270,8 @@ def _adapted_discount(
 ) -> Hyperparams:
     """μ_t = clip(Δη_t / g′_t, 0, 1)^(1 / (c_{t-1} + 1)), and 0 where g′_t = 0 (Appendix B of [P]).
 
-    The one-step hypergradient is g′_t = ⟨B_{t-1}, ∇E(w_t)⟩. In Eq. 10, [P] prints the value of E for
-    its gradient there, which is no derivative of the one-step objective, nor even a scalar. The
+    The one-step hypergradient is g′_t = ⟨B_{t-1}, ∇E(w_t)⟩. Eq. 10 of [P] prints E there for its
+    gradient, which is no derivative of the one-step objective, nor even a scalar product. The
     exponent is the printed one; the authors' later code has c_t in place of c_{t-1}.
     """
     new = {}

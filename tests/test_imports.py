@@ -1,0 +1,55 @@
+"""Imports point one way, optax and JAX are used through public names, the base install is small."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import hyperlr
+
+PACKAGE = pathlib.Path(hyperlr.__file__).parent
+BASE = {"jax", "optax", "chex"}
+FORBIDDEN = {
+    "_checks": {"_dynamics", "online", "offline", "optimizers", "schedules", "curvature"},
+    "_dynamics": {"online", "offline", "optimizers", "schedules", "curvature"},
+    "online": {"offline", "optimizers", "schedules", "curvature"},
+    "offline": {"online", "optimizers", "schedules", "curvature"},
+    "optimizers": {"online", "offline"},
+    "schedules": {"online", "offline"},
+    "curvature": {"online", "offline"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_modules(path):
+    """Every dotted name that a file imports, also inside functions; ``from a import b`` is a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(PACKAGE)) for f in FILES])
+def test_imports_point_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "hyperlr" and len(parts) > 1:
+            assert parts[1] not in FORBIDDEN.get(part, set()), f"{path} imports {name}"
+            if part not in ("experiments", "__main__"):
+                assert parts[1] != "experiments", f"{path} imports {name}"
+        if parts[0] in BASE:
+            assert not any(p.startswith("_") for p in parts), f"{path} imports private {name}"
+        elif parts[0] != "hyperlr" and part not in ("experiments", "__main__"):
+            assert parts[0] in sys.stdlib_module_names, f"{path} needs {parts[0]}"
+
+
+def test_importing_hyperlr_loads_nothing_of_the_extras():
+    extras = ["flax", "matplotlib", "mlxtend", "orbax", "rich", "typer"]
+    code = f"import sys, hyperlr; print([m for m in {extras} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
