@@ -1,0 +1,142 @@
+"""Adam Max: Adam whose second moment is that of the largest gradient of each array.
+
+One denominator serves a whole array, so a gradient that alternates between large and zero does not
+make the rate of its own entry swing.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._precision import in_float32
+
+
+class ScaleByAdamMaxState(NamedTuple):
+    """State of :func:`scale_by_adam_max`.
+
+    Attributes:
+      count: number of updates so far, int32, shape ().
+      mu: m, the running average of gradients, like the parameters, at least float32.
+      nu: v, the running average of squared largest gradients, a scalar for each array of the
+        parameters, at least float32.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def adam_max(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-16,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam over the maximum norm, with derivatives that hold at zero gradients.
+
+    With g_t the gradient of one array of parameters (t = 1, 2, …), m_0 = 0 and the scalar v_0 = 0::
+
+        m_t = b1 · m_{t-1} + (1 − b1) g_t          m̂_t = m_t / (1 − b1^t)
+        v_t = b2 · v_{t-1} + (1 − b2) ‖g_t‖²_∞     v̂_t = v_t / (1 − b2^t)
+        w_{t+1} = w_t − learning_rate · m̂_t / √(v̂_t + eps)
+
+    This is the rule of the lecture notes, not the published AdaMax,
+    :func:`~hyperlr.optimizers.adamax`. The squared norm is smooth at g = 0, where its slope is 0;
+    where several entries tie for the maximum, its derivative is the mean of theirs.
+
+    Args:
+      learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
+      b1: β₁ in [0, 1), the part of m that is kept each step.
+      b2: β₂ in [0, 1), the part of v that is kept each step.
+      eps: added inside the root, in units of a squared gradient. The default is the square of
+        Adam's 1e-8; in float32 it should stay above 1e-24.
+
+    Returns:
+      A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
+      extra arguments. ``jvp``, ``vjp`` and ``vmap`` are supported. The slope of the update at
+      v = 0, g = 0 is of the order of −learning_rate / √eps, which is large but true.
+
+    Raises:
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr.optimizers import adam_max
+      >>> tx = adam_max(0.5)
+      >>> params = jnp.array([4.0, 2.0])
+      >>> updates, state = tx.update(2 * params, tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates).round(4))
+      [3.5  1.75]
+
+    References:
+      The section on Lp norms of the lecture notes on adaptive learning rates.
+    """
+    return in_float32(
+        optax.chain(scale_by_adam_max(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+    )
+
+
+def scale_by_adam_max(
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-16,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction m̂_t / √(v̂_t + eps) of :func:`adam_max`, for ``optax.chain``.
+
+    Args:
+      b1: β₁ in [0, 1), the part of m that is kept each step.
+      b2: β₂ in [0, 1), the part of v that is kept each step.
+      eps: added inside the root, in units of a squared gradient.
+
+    Returns:
+      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported.
+
+    Raises:
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr.optimizers import scale_by_adam_max
+      >>> tx = optax.chain(scale_by_adam_max(), optax.scale(-0.5))
+      >>> params = jnp.array([4.0, 2.0])
+      >>> updates, state = tx.update(2 * params, tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates).round(4))
+      [3.5  1.75]
+
+    References:
+      See :func:`adam_max`.
+    """
+    check_decay("b1", b1)
+    check_decay("b2", b2)
+    check_eps(eps)
+
+    def init_fn(params: optax.Params) -> ScaleByAdamMaxState:
+        return ScaleByAdamMaxState(
+            count=jnp.zeros((), jnp.int32),
+            mu=optax.tree.zeros_like(params),
+            nu=jax.tree.map(lambda p: jnp.zeros((), p.dtype), params),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByAdamMaxState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByAdamMaxState]:
+        del params, extra_args
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        # `initial` is the maximum over an array without entries.
+        largest = jax.tree.map(lambda g: jnp.max(g**2, initial=0.0), updates)
+        nu = optax.tree.update_moment(largest, state.nu, b2, 1)
+        updates = jax.tree.map(
+            lambda m, v: m / jnp.sqrt(v + eps),
+            optax.tree.bias_correction(mu, b1, count),
+            optax.tree.bias_correction(nu, b2, count),
+        )
+        return updates, ScaleByAdamMaxState(count=count, mu=mu, nu=nu)
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -1,0 +1,136 @@
+"""AdaMax: Adam with a decaying maximum of gradients in place of their mean square."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._precision import in_float32
+
+
+class ScaleByAdamaxState(NamedTuple):
+    """State of :func:`scale_by_adamax`.
+
+    Attributes:
+      count: number of updates so far, int32, shape ().
+      mu: m, the running average of gradients, like the parameters, at least float32.
+      nu: u, the decaying maximum of their sizes, like the parameters, at least float32.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def adamax(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-16,
+) -> optax.GradientTransformationExtraArgs:
+    """AdaMax, with derivatives that hold at zero gradients.
+
+    With g_t the gradient (t = 1, 2, …), all operations elementwise and m_0 = u_0 = 0::
+
+        m_t = b1 · m_{t-1} + (1 − b1) g_t
+        u_t = max(b2 · u_{t-1}, √(g_t² + eps))
+        w_{t+1} = w_t − learning_rate · m_t / (1 − b1^t) / u_t
+
+    The published algorithm has |g_t| for the root: 0/0 for a parameter whose gradient has always
+    been zero, and a kink, on which JAX's derivative of |g| is that of one side. The root is smooth
+    at g = 0, where its slope is 0. At a tie of the maximum the tangent is the mean of both sides,
+    as a central difference has it.
+
+    Args:
+      learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
+      b1: β₁ in [0, 1), the part of m that is kept each step.
+      b2: β₂ in [0, 1), the part of the maximum that is kept each step.
+      eps: added inside the root, in units of a squared gradient, so that u is never below its
+        root. The default is the square of Adam's 1e-8; in float32 it should stay above 1e-24.
+
+    Returns:
+      A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
+      extra arguments. ``jvp``, ``vjp`` and ``vmap`` are supported. The slope of the update at
+      u = g = 0 is of the order of −learning_rate / √eps, which is large but true.
+
+    Raises:
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr.optimizers import adamax
+      >>> tx = adamax(0.5)
+      >>> params = jnp.array([3.0, 2.0])
+      >>> updates, state = tx.update(2 * params, tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates).round(4))
+      [2.5 1.5]
+
+    References:
+      Kingma and Ba, "Adam: a method for stochastic optimization", section 7.1, ICLR 2015; named
+      without its formula in the lecture notes on adaptive learning rates, whose "Adam Max" is
+      :func:`~hyperlr.optimizers.adam_max`.
+    """
+    return in_float32(
+        optax.chain(scale_by_adamax(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+    )
+
+
+def scale_by_adamax(
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-16,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction m_t / (1 − b1^t) / u_t of :func:`adamax`, for ``optax.chain``.
+
+    Args:
+      b1: β₁ in [0, 1), the part of m that is kept each step.
+      b2: β₂ in [0, 1), the part of the maximum that is kept each step.
+      eps: added inside the root, in units of a squared gradient.
+
+    Returns:
+      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported.
+
+    Raises:
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr.optimizers import scale_by_adamax
+      >>> tx = optax.chain(scale_by_adamax(), optax.scale(-0.5))
+      >>> params = jnp.array([3.0, 2.0])
+      >>> updates, state = tx.update(2 * params, tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates).round(4))
+      [2.5 1.5]
+
+    References:
+      See :func:`adamax`.
+    """
+    check_decay("b1", b1)
+    check_decay("b2", b2)
+    check_eps(eps)
+
+    def init_fn(params: optax.Params) -> ScaleByAdamaxState:
+        return ScaleByAdamaxState(
+            count=jnp.zeros((), jnp.int32),
+            mu=optax.tree.zeros_like(params),
+            nu=optax.tree.zeros_like(params),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByAdamaxState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByAdamaxState]:
+        del params, extra_args
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        # optax.scale_by_adamax has |g| + eps here, and so the kink. Hence code of our own.
+        nu = jax.tree.map(lambda g, u: jnp.maximum(b2 * u, jnp.sqrt(g**2 + eps)), updates, state.nu)
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        updates = jax.tree.map(lambda m, u: m / u, mu_hat, nu)
+        return updates, ScaleByAdamaxState(count=count, mu=mu, nu=nu)
+
+    return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))
