@@ -1,1 +1,17 @@
 """The classic learning-rate schedules."""
+
+from hyperlr.schedules._cosine_annealing import cosine_annealing
+from hyperlr.schedules._exponential_decay import exponential_decay
+from hyperlr.schedules._step_decay import step_decay
+from hyperlr.schedules._triangular import triangular
+from hyperlr.schedules._warm_restarts import warm_restarts
+from hyperlr.schedules._warmup_stable_decay import warmup_stable_decay
+
+__all__ = [
+    "cosine_annealing",
+    "exponential_decay",
+    "step_decay",
+    "triangular",
+    "warm_restarts",
+    "warmup_stable_decay",
+]

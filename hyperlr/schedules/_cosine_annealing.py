@@ -1,0 +1,57 @@
+"""Cosine annealing: the rate falls along half a period of a cosine."""
+
+import jax
+import optax
+
+from hyperlr.schedules._checks import check_at_least
+
+
+def cosine_annealing(
+    peak_value: float | jax.Array,
+    num_steps: int,
+    end_value: float | jax.Array = 0.0,
+) -> optax.Schedule:
+    """Falls from one value to another along a cosine, and stays there.
+
+    At step t::
+
+        η_t = end_value + ½ (peak_value − end_value) (1 + cos(π min(t, num_steps) / num_steps))
+
+    Args:
+      peak_value: η_max, the value at step 0; maybe traced, and maybe 0.
+      num_steps: T_max, the step at which ``end_value`` is reached, at least 1; static.
+      end_value: η_min, the value from step ``num_steps`` on; maybe traced.
+
+    Returns:
+      A schedule, step → value, for a step that may be traced. ``jvp`` and ``vjp`` in ``peak_value``
+      and ``end_value``, and ``vmap``, are supported.
+
+    Raises:
+      ValueError: a static ``num_steps`` is less than 1.
+
+    Example:
+      The derivative of the first step in the peak, as a method that learns the peak needs it.
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from hyperlr.schedules import cosine_annealing
+      >>> print([round(float(cosine_annealing(0.5, 10)(t)), 4) for t in (0, 5, 10, 1000)])
+      [0.5, 0.25, 0.0, 0.0]
+      >>> def first_step(peak):
+      ...     tx, params = optax.sgd(cosine_annealing(peak, 10)), jnp.array(1.0)
+      ...     updates, state = tx.update(jnp.array(2.0), tx.init(params), params)
+      ...     return optax.apply_updates(params, updates)
+      >>> print(jax.grad(first_step)(0.5))
+      -2.0
+
+    References:
+      Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017; the
+      section on cyclic schedules of the lecture notes on adaptive learning rates.
+    """
+    check_at_least("num_steps", num_steps, 1)
+    # With optax's own init_value and alpha, end_value / peak_value would be needed: 0/0 at peak 0.
+    shape = optax.cosine_decay_schedule(1.0, num_steps)
+
+    def schedule(step: float | jax.Array) -> jax.Array:
+        return end_value + (peak_value - end_value) * shape(step)
+
+    return schedule

@@ -1,0 +1,51 @@
+"""Step decay: the rate falls by a factor at regular intervals, and is constant between them."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperlr.schedules._checks import check_at_least
+
+
+def step_decay(
+    init_value: float | jax.Array, decay_factor: float | jax.Array, interval: int
+) -> optax.Schedule:
+    """Multiplies the rate by a factor every few steps.
+
+    At step t::
+
+        η_t = init_value · decay_factor^⌊t / interval⌋
+
+    Args:
+      init_value: η_0, the value of the first ``interval`` steps; maybe traced.
+      decay_factor: γ, usually in (0, 1); maybe traced.
+      interval: τ, a number of steps, at least 1; static.
+
+    Returns:
+      A schedule, step → value, for a step that may be traced. ``jvp`` and ``vjp`` in ``init_value``
+      and ``decay_factor``, and ``vmap``, are supported.
+
+    Raises:
+      ValueError: a static ``interval`` is less than 1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr.schedules import step_decay
+      >>> schedule = step_decay(0.5, 0.5, interval=60)
+      >>> print([float(schedule(t)) for t in (0, 59, 60, 120)])
+      [0.5, 0.5, 0.25, 0.125]
+      >>> tx, params = optax.sgd(schedule), jnp.array(1.0)
+      >>> updates, state = tx.update(jnp.array(1.0), tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates))
+      0.5
+
+    References:
+      The section on epoch-based schemes of the lecture notes on adaptive learning rates.
+    """
+    check_at_least("interval", interval, 1)
+
+    # optax.exponential_decay(staircase=True) branches on decay_factor, which may be traced here.
+    def schedule(step: float | jax.Array) -> jax.Array:
+        return init_value * jnp.power(decay_factor, jnp.floor_divide(step, interval))
+
+    return schedule
