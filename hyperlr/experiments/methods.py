@@ -58,13 +58,18 @@ def _marthe_scale_free(step_size: Any) -> optax.GradientTransformationExtraArgs:
     return hyperlr.marthe(optax.sgd, LEARNING_RATE, discount=0.99, hyper_optimizer=rule)
 
 
+# The step sizes are the best by mean validation accuracy after T = 512 steps on MNIST, among powers
+# of ten and on three seeds that no preset uses: β of HD from 1e-5 to 1, of RTHO from 1e-6 to 1e-2,
+# with μ adapted from 1e-5 to 1e-2, with μ in {0.9, 0.99, 0.999} from 1e-5 to 1e-2 (to 1e-1 for
+# 0.9), κ from 1e-11 to 1e-3. A power of ten further up RTHO diverged on two seeds of three, and
+# μ = 0.99 on one. Only γ was not chosen so: of 0.1, 0.2 and 0.4, the last did best (95.6%).
 METHODS = {
     "constant": Method("constant", "", 0.0, _constant, 1.0),
-    "hd": Method("HD", "β", 1e-3, _hd, 2.0),
+    "hd": Method("HD", "β", 1e-4, _hd, 2.0),
     "rtho": Method("RTHO", "β", 1e-4, _rtho, 3.67),
-    "marthe_fixed": Method("MARTHE (μ = 0.99)", "β", 1e-4, _marthe_fixed, 3.67),
-    "marthe_mu": Method("MARTHE (μ adapted)", "β", 1e-3, _marthe_mu, 3.67),
-    "marthe": Method("MARTHE (μ, β adapted)", "κ", 1e-6, _marthe, 3.67),
+    "marthe_fixed": Method("MARTHE (μ = 0.99)", "β", 1e-3, _marthe_fixed, 3.67),
+    "marthe_mu": Method("MARTHE (μ adapted)", "β", 1e-4, _marthe_mu, 3.67),
+    "marthe": Method("MARTHE (μ, β adapted)", "κ", 1e-8, _marthe, 3.67),
     "marthe_scale_free": Method("MARTHE (scale-free)", "γ", 0.2, _marthe_scale_free, 3.67),
 }
 

@@ -34,7 +34,7 @@ class Settings(NamedTuple):
 
 
 PRESETS = {
-    "quick": Settings(num_seeds=4),
+    "quick": Settings(num_seeds=2),
     "paper": Settings(num_seeds=20),
 }
 
@@ -70,6 +70,7 @@ def run(settings: Settings, data_dir: Path | None, out: Path, console: Console) 
             progress.update(task, description=METHODS[name].label)
             advance = functools.partial(_advance, progress, task, METHODS[name].cost)
             outcomes[name] = run_method(name, images, settings, on_progress=advance)
+        progress.update(task, description="all methods", completed=total)
     methods = {name: summary(outcome, images) for name, outcome in outcomes.items()}
     results.write_metrics(out / "metrics.json", describe(settings, images), methods)
     results.write_schedules(
@@ -84,7 +85,8 @@ def run(settings: Settings, data_dir: Path | None, out: Path, console: Console) 
         ),
     )
     labels = {name: METHODS[name].label for name in outcomes}
-    title = f"{settings.num_steps} steps, {settings.num_seeds} seeds, {images.source}"
+    seeds = "1 seed" if settings.num_seeds == 1 else f"{settings.num_seeds} seeds"
+    title = f"{settings.num_steps} steps, {seeds}, {images.source}"
     console.print(report.results_table(title, methods, labels))
     console.print(f"Results in {out}", soft_wrap=True)
 

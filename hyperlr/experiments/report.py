@@ -45,11 +45,17 @@ def results_table(
       labels: name to what the table calls it.
     """
     # Narrow enough for a terminal of 80 columns.
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for heading in ("step size", "validation accuracy", "test accuracy", "val. loss", "diverged"):
-        table.add_column(heading, justify="right")
-    table.add_column("time", justify="right", no_wrap=True)
+    for heading in (
+        "step\nsize",
+        "validation\naccuracy",
+        "test\naccuracy",
+        "val.\nloss",
+        "diverged",
+        "time",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, method in methods.items():
         diverged = np.asarray(method["diverged"], bool)
         table.add_row(
