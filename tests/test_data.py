@@ -152,11 +152,14 @@ def test_truncated_gzip_file(tmp_path):
         data.load(tmp_path)
 
 
-def test_damaged_gzip_file(tmp_path):
+# Byte 10 follows the header: flipped, it announces an impossible block. Byte 60 is in the data,
+# where only the checksum can tell.
+@pytest.mark.parametrize("place", [10, 60])
+def test_damaged_gzip_file(tmp_path, place):
     write_set(tmp_path, small_set(), gzipped=True)
     path = tmp_path / f"{TEST_IMAGES}.gz"
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    content[place] ^= 0x07
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz is cut short or damaged"):
         data.load(tmp_path)

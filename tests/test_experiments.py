@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from rich.console import Console
+from test_data import small_set, write_set
 from typer.testing import CliRunner
 
 import hyperlr
@@ -192,17 +193,17 @@ def test_digits_are_learned(digits):
     settings = mnist.Settings(num_seeds=1, num_steps=150, batch_size=50, hidden_widths=(64,))
     outcome = mnist.run_method("marthe_scale_free", digits, settings)
     assert outcome.trained.test_accuracy[0] > 0.85
-    assert not mnist.diverged(outcome.trained, 10)[0]
+    assert not training.diverged(outcome.trained, 10)[0]
 
 
 def test_divergence_is_told(digits):
     lanes = small_lanes(digits, [0, 1], [1e3, 1e-4])
     trained = training.train(methods.METHODS["hd"].make, digits, lanes)
     trained = trained._replace(val_loss=np.array([trained.val_loss[0], [1.0]]))
-    np.testing.assert_array_equal(mnist.diverged(trained, 10), [True, False])
+    np.testing.assert_array_equal(training.diverged(trained, 10), [True, False])
     # Finite, but no better than a guess.
-    dead = trained._replace(val_loss=np.array([[2.3026], [2.3025]]))
-    assert mnist.diverged(dead, 10)[0]
+    dead = trained._replace(val_loss=np.array([[1.0], [2.303]]))
+    np.testing.assert_array_equal(training.diverged(dead, 10), [True, True])
 
 
 # Result files
@@ -342,6 +343,19 @@ def test_mnist_command_on_tiny_settings(tmp_path, monkeypatch):
     assert metrics["config"]["seeds"] == [0]
     assert "HD" in outcome.output
     assert "diverged" in outcome.output
+
+
+def test_mnist_command_on_another_data_set(tmp_path, monkeypatch):
+    """Images of 3 x 5 pixels in 4 classes, fewer of them than a minibatch holds."""
+    write_set(tmp_path / "data" / "mnist", small_set(num_train=33), gzipped=True)
+    settings = SMALL._replace(methods=("marthe_mu",), batch_size=50)
+    monkeypatch.setitem(mnist.PRESETS, "quick", settings)
+    out = tmp_path / "out"
+    arguments = ["mnist", "--data-dir", str(tmp_path / "data"), "--out", str(out)]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    config = json.loads((out / "metrics.json").read_text())["config"]
+    assert (config["num_train"], config["num_val"], config["num_test"]) == (30, 3, 8)
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper"])

@@ -81,7 +81,9 @@ def run(settings: Settings, data_dir: Path | None, out: Path, console: Console) 
     results.write_figure(
         out / "schedules.png",
         mnist_plots.schedules_and_accuracies(
-            {name: outcome.trained for name, outcome in outcomes.items()}, images.source
+            {name: outcome.trained for name, outcome in outcomes.items()},
+            {name: method["diverged"] for name, method in methods.items()},
+            images.source,
         ),
     )
     labels = {name: METHODS[name].label for name in outcomes}
@@ -129,22 +131,10 @@ def summary(outcome: Outcome, images: data.Data) -> dict[str, Any]:
         "val_loss": trained.val_loss[:, -1],
         "test_loss": trained.test_loss,
         "final_learning_rate": trained.records["learning_rate"][:, -1],
-        "diverged": diverged(trained, images.num_classes),
+        "diverged": training.diverged(trained, images.num_classes),
         "step_size": outcome.step_size,
         "seconds": round(outcome.seconds, 3),
     }
-
-
-def diverged(trained: training.Trained, num_classes: int) -> np.ndarray:
-    """Returns whether each lane diverged, bool [K].
-
-    It did if its validation loss or any learning rate is not finite, or if the loss ended above
-    ln(classes), that of a uniform guess: a step too large often kills all units and leaves the
-    network finite, but useless.
-    """
-    final_loss = trained.val_loss[:, -1]
-    finite = np.isfinite(trained.records["learning_rate"]).all(axis=1) & np.isfinite(final_loss)
-    return ~(finite & (final_loss < np.log(num_classes)))
 
 
 def describe(settings: Settings, images: data.Data) -> dict[str, Any]:

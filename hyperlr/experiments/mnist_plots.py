@@ -23,13 +23,16 @@ COLORS = {
 }
 
 
-def schedules_and_accuracies(trained: Mapping[str, Trained], source: str) -> Figure:
+def schedules_and_accuracies(
+    trained: Mapping[str, Trained], diverged: Mapping[str, np.ndarray], source: str
+) -> Figure:
     """Draws the schedules, the validation accuracy on the way, and the final accuracies.
 
     Thick lines are of seed 0, thin ones of the others.
 
     Args:
       trained: method to what came of it.
+      diverged: method to whether each lane diverged.
       source: where the images come from, for the title.
     """
     figure = Figure(figsize=(15, 4.8), layout="constrained")
@@ -37,8 +40,11 @@ def schedules_and_accuracies(trained: Mapping[str, Trained], source: str) -> Fig
     for name, lanes in trained.items():
         _draw_schedules(left, name, lanes)
         _draw_accuracy_curves(middle, name, lanes)
-    _draw_final_accuracies(right, trained)
-    left.set(title="Learning rate", xlabel="step", ylabel="learning rate η", yscale="log")
+    _draw_final_accuracies(right, trained, diverged)
+    left.set(
+        title="Learning rate", xlabel="step (×: diverged)", ylabel="learning rate η", yscale="log"
+    )
+    _fit_schedules(left, [lanes.records["learning_rate"] for lanes in trained.values()])
     middle.set(title="Validation accuracy", xlabel="step")
     _fit_accuracies(middle, [lanes.val_accuracy for lanes in trained.values()])
     handles, labels = left.get_legend_handles_labels()
@@ -61,6 +67,16 @@ def _draw_schedules(axes: Axes, name: str, lanes: Trained) -> None:
             label=METHODS[name].label if lane == 0 else None,
             **_line_style(lane),
         )
+        lost = np.flatnonzero(~np.isfinite(schedules[lane]))
+        if lost.size:
+            axes.plot(
+                lost[0],
+                0.97,
+                "x",
+                color=COLORS[name],
+                markeredgewidth=2,
+                transform=axes.get_xaxis_transform(),
+            )
     axes.grid(alpha=0.3)
 
 
@@ -71,25 +87,27 @@ def _draw_accuracy_curves(axes: Axes, name: str, lanes: Trained) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_final_accuracies(axes: Axes, trained: Mapping[str, Trained]) -> None:
+def _draw_final_accuracies(
+    axes: Axes, trained: Mapping[str, Trained], diverged: Mapping[str, np.ndarray]
+) -> None:
     for row, (name, lanes) in enumerate(trained.items()):
+        lost = diverged[name]
         for accuracies, marker, shift, label in (
             (lanes.val_accuracy[:, -1], "o", -0.13, "validation"),
             (lanes.test_accuracy, "D", 0.13, "test"),
         ):
             axes.plot(
-                accuracies,
-                np.full(len(accuracies), row + shift),
+                accuracies[~lost],
+                np.full(np.sum(~lost), row + shift),
                 marker,
                 color=COLORS[name],
                 markerfacecolor=COLORS[name] if marker == "o" else "none",
                 alpha=0.8,
                 label=label if row == 0 else None,
             )
-        if np.isnan(lanes.test_accuracy).any():
-            count = int(np.isnan(lanes.test_accuracy).sum())
+        if lost.any():
             axes.annotate(
-                f"{count} of {len(lanes.test_accuracy)} diverged",
+                f"{lost.sum()} of {lost.size} diverged",
                 (0.02, row),
                 xycoords=axes.get_yaxis_transform(),
                 va="center",
@@ -100,6 +118,15 @@ def _draw_final_accuracies(axes: Axes, trained: Mapping[str, Trained]) -> None:
     axes.set(title="Final accuracy")
     axes.legend(loc="best", fontsize="small")
     axes.grid(alpha=0.3)
+
+
+def _fit_schedules(axes: Axes, schedules: list[np.ndarray]) -> None:
+    """Leaves the last leaps of a diverging schedule out; a cross marks where it ends."""
+    rates = np.concatenate([schedule.ravel() for schedule in schedules])
+    rates = rates[np.isfinite(rates) & (rates > 0)]
+    if rates.size:
+        low, high = np.percentile(rates, [0.5, 99.5])
+        axes.set_ylim(low / 2, high * 4)
 
 
 def _fit_accuracies(axes: Axes, curves: list[np.ndarray]) -> None:

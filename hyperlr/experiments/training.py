@@ -143,6 +143,18 @@ def train(
     )
 
 
+def diverged(trained: Trained, num_classes: int) -> np.ndarray:
+    """Returns whether each lane diverged, bool [K].
+
+    It did if its validation loss or any learning rate is not finite, or if the loss ended above
+    ln(classes), that of a uniform guess: a step too large often kills all units and leaves the
+    network finite, but useless.
+    """
+    final_loss = trained.val_loss[:, -1]
+    finite = np.isfinite(trained.records["learning_rate"]).all(axis=1) & np.isfinite(final_loss)
+    return ~(finite & (final_loss < np.log(num_classes)))
+
+
 def loss_fn(
     params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
 ) -> jax.Array:
