@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import results, toy, toy_plots
+from hyperlr.experiments import report, results, toy, toy_plots
 
 
 def run(out: Path, console: Console, num_steps: int = toy.NUM_STEPS) -> None:
@@ -23,12 +23,15 @@ def run(out: Path, console: Console, num_steps: int = toy.NUM_STEPS) -> None:
       InputError: `out` cannot be written.
     """
     results.prepare_output(out)
-    descents = {
-        surface: {
-            method: toy.descend(method, problem, problem.betas, num_steps) for method in toy.METHODS
-        }
-        for surface, problem in toy.PROBLEMS.items()
-    }
+    descents: dict[str, dict[str, toy.Descents]] = {surface: {} for surface in toy.PROBLEMS}
+    with report.progress_bar(console) as progress:
+        task = progress.add_task("", total=len(toy.PROBLEMS) * len(toy.METHODS))
+        for surface, problem in toy.PROBLEMS.items():
+            progress.update(task, description=problem.title)
+            for method in toy.METHODS:
+                descents[surface][method] = toy.descend(method, problem, problem.betas, num_steps)
+                progress.advance(task)
+        progress.update(task, description="both surfaces")
     methods = {
         method: {surface: _summary(surface, descents[surface][method]) for surface in descents}
         for method in toy.METHODS
