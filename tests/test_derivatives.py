@@ -139,7 +139,7 @@ def test_finite_difference_is_as_accurate_as_documented():
     exact, _ = hypergradient(make(), params, batches, val_batch)
     approximate, _ = hypergradient(make(hvp="finite_difference"), params, batches, val_batch)
     error = abs(approximate["learning_rate"] / exact["learning_rate"] - 1)
-    assert 0 < error < 1e-6
+    assert 0 < error < 1e-5
 
 
 @jax.custom_vjp

@@ -80,10 +80,11 @@ def online(
         args ``tangent_norm`` (dict of ‖Z‖ over the parameters) and ``objective_norm`` (‖e‖).
       bounds: maps a name to (lower, upper); ``learning_rate`` is kept ≥ 0 by default.
       hvp: how ∇²L Z is computed. "forward_over_reverse", exact; "reverse_over_reverse", exact,
-        for losses with a ``custom_vjp``; "finite_difference", one gradient instead of a
-        Hessian-vector product, with a relative error that is typically 1e-3 to 1e-2 in float32
-        and 1e-7 in float64 for smooth losses (:func:`hyperlr._dynamics.difference_step`); it is
-        not for bfloat16 parameters, whose spacing is wider than the step.
+        for losses with a ``custom_vjp``; "finite_difference", one gradient more in place of a
+        Hessian-vector product. It is first-order accurate over a step of relative length ε^(1/3),
+        with ε the machine epsilon: for a smooth loss Δη is off by about 1e-5 in float64 and a few
+        per cent in float32. Where gradients jump it is cruder: with ReLU on digits in float32, by
+        3% at η = 0.01 and 27% at η = 0.1. It is not for bfloat16 parameters.
 
     Returns:
       A transformation whose ``update(grads, state, params, *, value_fn=None, val_grad=None,
