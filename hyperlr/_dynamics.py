@@ -77,8 +77,11 @@ def inner_product(x: Tree, y: Tree) -> jax.Array:
 
 
 def norm(tree: Tree) -> jax.Array:
-    """‖x‖ over a tree, accumulated in at least float32."""
-    return jnp.sqrt(inner_product(tree, tree))
+    """‖x‖ over a tree, accumulated in at least float32; its derivative at 0 is 0."""
+    squared = inner_product(tree, tree)
+    # Two wheres: the root has no derivative at 0, and in the branch not taken it needs one, too.
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
 def inner_step(
@@ -197,7 +200,8 @@ def hessian_vector_product(
             raise
         raise TypeError(
             "value_fn contains a custom_vjp function, which forward mode cannot differentiate: "
-            'pass hvp="reverse_over_reverse" to hyperlr.online'
+            'pass hvp="reverse_over_reverse" to hyperlr.online, or, where there is no such choice, '
+            "give the function a custom_jvp instead"
         ) from error
 
 

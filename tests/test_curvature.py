@@ -57,6 +57,22 @@ def test_hvp_is_the_product_with_the_dense_hessian(x64):
     np.testing.assert_allclose(flatten(product)[0], expected, rtol=1e-10)
 
 
+@jax.custom_vjp
+def reverse_only(w):
+    return jnp.sum(w**2)
+
+
+reverse_only.defvjp(lambda w: (reverse_only(w), w), lambda w, g: (2 * g * w,))
+
+
+def test_hvp_names_mistakes():
+    w = jnp.ones(2)
+    with pytest.raises(TypeError, match="custom_jvp"):
+        curvature.hvp(reverse_only, w, w)
+    with pytest.raises(TypeError, match="value_fn must return a scalar"):
+        curvature.hvp(lambda w: w, w, w)
+
+
 def test_rayleigh_quotient_of_eigenvectors(x64):
     matrix, q = rotated([3.0, -2.0, 0.5])
     loss = quadratic(matrix)

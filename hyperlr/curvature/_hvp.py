@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from hyperlr._dynamics import hessian_vector_product
+
 Tree = Any
 
 
@@ -24,6 +26,9 @@ def hvp(value_fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tr
       H v, like ``params``; forward over reverse mode, at the cost of about two gradients. ``jvp``,
       ``vjp`` and ``vmap`` are supported, if ``value_fn`` supports them.
 
+    Raises:
+      TypeError: ``value_fn`` does not return a scalar, or contains a ``custom_vjp``.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from hyperlr.curvature import hvp
@@ -33,4 +38,4 @@ def hvp(value_fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tr
     References:
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
     """
-    return jax.jvp(jax.grad(value_fn), (params,), (vector,))[1]
+    return hessian_vector_product(value_fn, params, vector, grads=None)

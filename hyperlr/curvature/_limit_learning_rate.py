@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr._dynamics import accumulation_dtype, inner_product
+from hyperlr._dynamics import accumulation_dtype, norm
 from hyperlr.curvature._step_size import max_stable_learning_rate
 
 
@@ -109,7 +109,7 @@ def limit_learning_rate(
             updates, state.inner_state, params, value_fn=value_fn, **extra_args
         )
         limit = fraction * max_learning_rate
-        scale = _shrinkage(_norm(new_updates), _norm(updates), limit)
+        scale = _shrinkage(norm(new_updates), norm(updates), limit)
         new_updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), new_updates)
         return new_updates, LimitLearningRateState(
             count=optax.safe_increment(state.count),
@@ -125,10 +125,3 @@ def _shrinkage(step: jax.Array, gradient: jax.Array, limit: jax.Array) -> jax.Ar
     longest = jnp.where(jnp.isfinite(limit), limit, 0.0) * gradient
     too_long = jnp.isfinite(limit) & (step > longest)
     return jnp.where(too_long, longest / jnp.where(too_long, step, 1.0), 1.0)
-
-
-def _norm(tree: optax.Updates) -> jax.Array:
-    """‖tree‖ with derivative 0 at 0, where the root has none."""
-    squared = inner_product(tree, tree)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)

@@ -1,4 +1,10 @@
-"""Adaptive optimizers whose derivatives are finite and right at zero gradients."""
+"""Adaptive optimizers whose derivatives are finite and right at zero gradients.
+
+Their arithmetic and their state are in at least float32, whatever the dtype of the gradients. With
+float16 the updates are right, too, but not every tangent: where a gradient is zero, the slope of
+the update is about learning_rate / √eps, 1e7 and more with the default ``eps``, and float16 ends at
+65504. Keep float16 parameters only with an ``eps`` of 1e-8 or more, or use bfloat16.
+"""
 
 from hyperlr.optimizers._adadelta import adadelta, scale_by_adadelta
 from hyperlr.optimizers._adagrad import ScaleByAdagradState, adagrad, scale_by_adagrad
