@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,17 @@ def check_transformation(name: str, value: Any) -> None:
         )
 
 
+def required_value_fn(value_fn: Callable[..., Any] | None) -> Callable[..., Any]:
+    """``value_fn``, or an error where it is missing."""
+    if not callable(value_fn):
+        raise ValueError(
+            "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
+            "loss(params) is the scalar loss on the minibatch that grads were computed on; "
+            f"got {value_fn!r}"
+        )
+    return value_fn
+
+
 def check_scalar_loss(name: str, value: Any) -> None:
     """Raises unless ``value``, returned by the function ``name``, is one number."""
     if not hasattr(value, "shape") or value.shape != ():
@@ -52,8 +63,19 @@ def check_scalar_loss(name: str, value: Any) -> None:
         )
 
 
-def check_inner(inner: Callable, hyperparams: Mapping[str, Any]) -> None:
-    """Raises unless ``inner`` can be called as ``inner(**hyperparams)``."""
+def check_names(name: str, names: Collection[str], hyperparams: Mapping[str, Any]) -> None:
+    """Raises unless ``names`` is a collection of keys of ``hyperparams``."""
+    if isinstance(names, str):
+        raise TypeError(f"{name} must be a collection of names, got {names!r}: pass ({names!r},)")
+    for key in names:
+        if key not in hyperparams:
+            raise ValueError(
+                f"{name} has {key!r}, which is not in hyperparams {sorted(hyperparams)}"
+            )
+
+
+def check_inner(inner: Callable, names: Collection[str]) -> None:
+    """Raises unless ``inner`` can be called with keyword arguments of these names."""
     if isinstance(inner, optax.GradientTransformation) or not callable(inner):
         raise TypeError(
             "inner must be a factory that takes the hyperparameters and returns an optax "
@@ -62,10 +84,10 @@ def check_inner(inner: Callable, hyperparams: Mapping[str, Any]) -> None:
         )
     signature = inspect.signature(inner)
     try:
-        signature.bind(**hyperparams)
+        signature.bind(**dict.fromkeys(names))
     except TypeError as error:
         raise TypeError(
-            f"inner cannot be called with hyperparams {sorted(hyperparams)}: {error}. Its "
+            f"inner cannot be called with hyperparams {sorted(names)}: {error}. Its "
             f"signature is {signature}; bind its other arguments with functools.partial, and "
             "name in hyperparams only what it takes"
         ) from error
@@ -73,11 +95,8 @@ def check_inner(inner: Callable, hyperparams: Mapping[str, Any]) -> None:
 
 def check_bounds(bounds: Mapping[str, tuple[float, float]], hyperparams: Mapping[str, Any]) -> None:
     """Raises unless every bound is a (lower, upper) pair around a known hyperparameter."""
+    check_names("bounds", bounds, hyperparams)
     for name, pair in bounds.items():
-        if name not in hyperparams:
-            raise ValueError(
-                f"bounds names {name!r}, which is not in hyperparams {sorted(hyperparams)}"
-            )
         if not isinstance(pair, Sequence) or len(pair) != 2:
             raise TypeError(f"bounds[{name!r}] must be a pair (lower, upper), got {pair!r}")
         lower, upper = pair

@@ -101,7 +101,7 @@ def inner_step(
 def direct_tangents(
     step: Callable[[Hyperparams], tuple[Tree, Tree]], hyperparams: Hyperparams
 ) -> tuple[tuple[Tree, Tree], dict[str, Tangent]]:
-    """The inner step's (u, s′), and B = ∂Φ/∂η for every hyperparameter η.
+    """The inner step's (u, s′), and B = ∂Φ/∂η for every hyperparameter η of the optimizer.
 
     ``step`` is a function of the hyperparameters alone. Were the gradients given a tangent too,
     even a zero one, a √v at v = 0 inside the optimizer would make it 0 · ∞.
@@ -111,15 +111,37 @@ def direct_tangents(
         result = step(hyperparams)
         return Tangent(*map(floats_of, result)), result
 
-    def push(direction: Hyperparams) -> tuple[tuple[Tree, Tree], Tangent]:
-        _, tangent, result = jax.jvp(differentiable, (hyperparams,), (direction,), has_aux=True)
-        return result, tangent
-
+    _, push, result = jax.linearize(differentiable, hyperparams, has_aux=True)
     directions = {
         name: {other: jnp.full_like(value, other == name) for other, value in hyperparams.items()}
         for name in hyperparams
     }
-    return _for_each_name(push, directions)
+    return result, _for_each_name(push, directions)
+
+
+def loss_tangents(
+    step: Callable[[Tree], tuple[Tree, Tree]],
+    grads: Tree,
+    value_fn: Callable[[Tree, Hyperparams], jax.Array],
+    params: Tree,
+    hyperparams: Hyperparams,
+) -> dict[str, Tangent]:
+    """B for hyperparameters of the loss, which act through the gradients: ∂Φ/∂g ∂²L/∂w∂η.
+
+    ``step`` is a function of the gradients alone.
+    """
+
+    def differentiable(floats: Tree) -> Tangent:
+        return Tangent(*map(floats_of, step(with_floats(grads, floats))))
+
+    def partial_derivative(floats: Tree, name: str) -> jax.Array:
+        return jax.grad(value_fn, argnums=1)(with_floats(params, floats), hyperparams)[name]
+
+    # In this order of the two derivatives, the network drops out of the weight of a penalty.
+    mixed = {name: jax.grad(partial_derivative)(floats_of(params), name) for name in hyperparams}
+    return _for_each_name(
+        lambda grads_dot: jax.jvp(differentiable, (floats_of(grads),), (grads_dot,))[1], mixed
+    )
 
 
 def propagated_tangents(
@@ -140,7 +162,7 @@ def propagated_tangents(
     def differentiable(*floats: Tree) -> Tangent:
         return Tangent(*map(floats_of, step(*map(with_floats, at, floats))))
 
-    def push(tangent: Tangent) -> tuple[None, Tangent]:
+    def push(tangent: Tangent) -> Tangent:
         grads_dot = cast_like(hessian_product(tangent.params), floats_of(grads))
         _, stepped = jax.jvp(
             differentiable,
@@ -149,9 +171,9 @@ def propagated_tangents(
         )
         # Φ adds the update to the parameters, so their own tangent passes through.
         moved = jax.tree.map(jnp.add, tangent.params, stepped.params)
-        return None, Tangent(cast_like(moved, tangent.params), stepped.inner_state)
+        return Tangent(cast_like(moved, tangent.params), stepped.inner_state)
 
-    return _for_each_name(push, tangents)[1]
+    return _for_each_name(push, tangents)
 
 
 def hessian_vector_product(
@@ -221,20 +243,14 @@ def difference_step(point: Tree, vector: Tree) -> jax.Array:
     return jnp.where(length > 0, scale / jnp.where(length > 0, length, 1.0), 1.0)
 
 
-def _for_each_name(
-    push: Callable[[Tree], tuple[Tree, Tangent]], trees: dict[str, Tree]
-) -> tuple[Tree, dict[str, Tangent]]:
-    """``push`` on every tree of the dict, in one vmapped call; its first result is shared.
+def _for_each_name(push: Callable[[Tree], Tangent], trees: dict[str, Tree]) -> dict[str, Tangent]:
+    """``push`` of every tree of the dict, in one vmapped call.
 
     What ``push`` computes without its argument (the loss's forward and backward pass) is done once
     for all. A single tree is not given a leading axis: XLA would carry it through every matmul.
     """
-    if len(trees) == 1:
-        ((name, tree),) = trees.items()
-        shared, tangent = push(tree)
-        return shared, {name: tangent}
+    if len(trees) <= 1:
+        return {name: push(tree) for name, tree in trees.items()}
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees.values())
-    shared, tangents = jax.vmap(push, out_axes=(None, 0), axis_size=len(trees))(stacked)
-    return shared, {
-        name: jax.tree.map(lambda x, k=k: x[k], tangents) for k, name in enumerate(trees)
-    }
+    tangents = jax.vmap(push, axis_size=len(trees))(stacked)
+    return {name: jax.tree.map(lambda x, k=k: x[k], tangents) for k, name in enumerate(trees)}

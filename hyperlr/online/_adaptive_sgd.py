@@ -22,7 +22,7 @@ class AdaptiveSgdState(NamedTuple):
 
 
 def adaptive_sgd(
-    hyper_learning_rate: float = 0.0, meta_learning_rate: float = 0.0
+    hyper_learning_rate: float | jax.Array = 0.0, meta_learning_rate: float | jax.Array = 0.0
 ) -> optax.GradientTransformation:
     r"""Gradient descent on the hyperparameters, whose step size adapts by the same principle.
 

@@ -4,7 +4,7 @@ HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import optax
 
 from hyperlr import _checks, _dynamics
 from hyperlr._dynamics import Hyperparams, Tangent, Tree
+from hyperlr.online._discount import adapted_discount
 
 _DEFAULT_BOUNDS = {"learning_rate": (0.0, float("inf"))}
 
@@ -45,11 +46,12 @@ class OnlineState(NamedTuple):
 
 def online(
     inner: Callable[..., optax.GradientTransformation],
-    hyperparams: Mapping[str, float],
+    hyperparams: Mapping[str, float | jax.Array],
     *,
-    discount: float | None = None,
+    discount: float | jax.Array | None = None,
     hyper_optimizer: optax.GradientTransformation,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    loss_hyperparams: Collection[str] = (),
     hvp: str = "forward_over_reverse",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learns hyperparameters of an optimizer, by hypergradients, while it trains.
@@ -79,6 +81,10 @@ def online(
       hyper_optimizer: transformation on the dict of hyperparameters, fed Δη. It may use the extra
         args ``tangent_norm`` (dict of ‖Z‖ over the parameters) and ``objective_norm`` (‖e‖).
       bounds: maps a name to (lower, upper); ``learning_rate`` is kept ≥ 0 by default.
+      loss_hyperparams: the names in ``hyperparams`` that are the loss's and not ``inner``'s: label
+        smoothing, the weight of a penalty. ``value_fn(params, loss_hyperparams)`` then takes the
+        dict of them, and ``grads`` must be the gradients at their current values, which
+        :func:`hyperlr.metrics` gives. For them, B = ∂Φ/∂g ∂²L/∂w∂η, with g the gradient.
       hvp: how ∇²L Z is computed. "forward_over_reverse", exact; "reverse_over_reverse", exact,
         for losses with a ``custom_vjp``; "finite_difference", one gradient more in place of a
         Hessian-vector product. It is first-order accurate over a step of relative length ε^(1/3),
@@ -89,7 +95,8 @@ def online(
     Returns:
       A transformation whose ``update(grads, state, params, *, value_fn=None, val_grad=None,
       **extra_args)`` takes ``value_fn``, the loss on the minibatch of ``grads`` as a scalar
-      function of the parameters (needed unless ``discount`` is a static 0), and ``val_grad``, ∇E
+      function of the parameters (needed unless ``discount`` is a static 0 and there are no
+      ``loss_hyperparams``), and ``val_grad``, ∇E
       at ``params`` (like ``params``; the default is E = L, that is, ``grads``). Other extra args
       go to ``inner``. Its state is a valid ``lax.scan`` carry. It supports ``vmap``; it is not
       meant to be differentiated.
@@ -130,7 +137,9 @@ def online(
         )
     defaults = {name: pair for name, pair in _DEFAULT_BOUNDS.items() if name in hyperparams}
     limits = defaults | dict(bounds or {})
-    _checks.check_inner(inner, hyperparams)
+    inner_names = [name for name in hyperparams if name not in loss_hyperparams]
+    _checks.check_names("loss_hyperparams", loss_hyperparams, hyperparams)
+    _checks.check_inner(inner, inner_names)
     _checks.check_bounds(limits, hyperparams)
     for name, value in hyperparams.items():
         _checks.check_float_scalar(name, value, *limits.get(name, ()))
@@ -147,7 +156,7 @@ def online(
         _checks.check_real(params)
         dtype = _dynamics.accumulation_dtype(params)
         initial = {name: jnp.asarray(value, dtype) for name, value in hyperparams.items()}
-        inner_state = inner(**initial).init(params)
+        inner_state = inner(**{name: initial[name] for name in inner_names}).init(params)
         inner_state = _dynamics.cast_like(inner_state, inner_state)
 
         def zeros() -> Hyperparams:
@@ -177,7 +186,7 @@ def online(
         state: OnlineState,
         params: optax.Params | None = None,
         *,
-        value_fn: Callable[[optax.Params], jax.Array] | None = None,
+        value_fn: Callable[..., jax.Array] | None = None,
         val_grad: optax.Updates | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, OnlineState]:
@@ -186,8 +195,12 @@ def online(
             raise ValueError("params is missing: call update(grads, state, params, ...)")
         _checks.check_same_tree("grads", grads, "params", params)
         objective_grad = _objective_grad(val_grad, grads, params)
-        if value_fn is not None:
-            extra_args["value_fn"] = value_fn
+        # The caller computed the gradients before this update, at the old values.
+        of_loss = {name: state.hyperparams[name] for name in loss_hyperparams}
+        if value_fn is not None or keeps_history or of_loss:
+            full_loss = _checks.required_value_fn(value_fn)
+            loss = (lambda w: full_loss(w, of_loss)) if of_loss else full_loss
+            extra_args["value_fn"] = loss
 
         hypergradient = {
             name: _dynamics.inner_product(tangent.params, objective_grad)
@@ -196,7 +209,9 @@ def online(
         # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
         horizon = {name: mu * (1.0 + state.horizon[name]) for name, mu in state.discount.items()}
         if discount is None:
-            new_discount = _adapted_discount(state, hypergradient, objective_grad)
+            new_discount = adapted_discount(
+                hypergradient, state.direct, objective_grad, state.horizon
+            )
         else:
             # μ_0 = 0: there is no past to discount yet.
             mu = jnp.where(state.step_count == 0, 0.0, discount)
@@ -205,26 +220,28 @@ def online(
             rule, limits, state, hypergradient, objective_grad
         )
 
+        of_inner = {name: new_hyperparams[name] for name in inner_names}
         step = functools.partial(_dynamics.inner_step, inner, extra_args)
         (updates, inner_state), direct = _dynamics.direct_tangents(
-            lambda hyperparams: step(hyperparams, grads, state.inner_state, params),
-            new_hyperparams,
+            lambda of_inner: step(of_inner, grads, state.inner_state, params), of_inner
         )
+        if of_loss:
+            direct |= _dynamics.loss_tangents(
+                lambda grads: step(of_inner, grads, state.inner_state, params),
+                grads,
+                full_loss,
+                params,
+                of_loss,
+            )
         if keeps_history:
-            if not callable(value_fn):
-                raise ValueError(
-                    "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
-                    "loss(params) is the scalar loss on the minibatch that grads were computed "
-                    f"on; got {value_fn!r}"
-                )
             propagated = _dynamics.propagated_tangents(
-                functools.partial(step, new_hyperparams),
+                functools.partial(step, of_inner),
                 grads,
                 state.inner_state,
                 params,
                 state.tangent,
                 functools.partial(
-                    _dynamics.hessian_vector_product, value_fn, params, grads=grads, mode=hvp
+                    _dynamics.hessian_vector_product, loss, params, grads=grads, mode=hvp
                 ),
             )
             tangent = {
@@ -264,25 +281,6 @@ def _objective_grad(val_grad: Tree | None, grads: Tree, params: Tree) -> Tree:
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
-
-
-def _adapted_discount(
-    state: OnlineState, hypergradient: Hyperparams, objective_grad: Tree
-) -> Hyperparams:
-    """μ_t = clip(Δη_t / g′_t, 0, 1)^(1 / (c_{t-1} + 1)), and 0 where g′_t = 0 (Appendix B of [P]).
-
-    The one-step hypergradient is g′_t = ⟨B_{t-1}, ∇E(w_t)⟩. Eq. 10 of [P] prints E there for its
-    gradient, which is no derivative of the one-step objective, nor even a scalar product. The
-    exponent is the printed one; the authors' later code has c_t in place of c_{t-1}.
-    """
-    new = {}
-    for name, direct in state.direct.items():
-        one_step = _dynamics.inner_product(direct, objective_grad)
-        # Two wheres: where g′ = 0 the quotient must be finite in the branch not taken, too.
-        defined = one_step != 0
-        ratio = jnp.where(defined, hypergradient[name] / jnp.where(defined, one_step, 1.0), 0.0)
-        new[name] = jnp.clip(ratio, 0.0, 1.0) ** (1.0 / (state.horizon[name] + 1.0))
-    return new
 
 
 def _hyper_step(

@@ -20,7 +20,7 @@ class ExponentiatedGradientState(NamedTuple):
 
 
 def exponentiated_gradient(
-    hyper_learning_rate: float,
+    hyper_learning_rate: float | jax.Array,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiplies η by exp(−γ cos), where cos is the cosine between the tangent and ∇E.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 
 from hyperlr.online._adaptive_sgd import adaptive_sgd
@@ -10,8 +11,8 @@ from hyperlr.online._engine import online
 
 def hd(
     inner: Callable[..., optax.GradientTransformation],
-    learning_rate: float,
-    hyper_learning_rate: float,
+    learning_rate: float | jax.Array,
+    hyper_learning_rate: float | jax.Array,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Hypergradient descent: learns the learning rate from one step back.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 
 from hyperlr import _checks
@@ -11,11 +12,11 @@ from hyperlr.online._engine import online
 
 def marthe(
     inner: Callable[..., optax.GradientTransformation],
-    learning_rate: float = 0.0,
+    learning_rate: float | jax.Array = 0.0,
     *,
-    meta_learning_rate: float = 0.0,
-    hyper_learning_rate: float = 0.0,
-    discount: float | None = None,
+    meta_learning_rate: float | jax.Array = 0.0,
+    hyper_learning_rate: float | jax.Array = 0.0,
+    discount: float | jax.Array | None = None,
     hyper_optimizer: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learns the learning rate from a discounted past, and the discount and step size with it.
