@@ -78,6 +78,17 @@ def toy(
         experiment.run(out, Console())
 
 
+@app.command()
+def adaptive(
+    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results/adaptive"),
+) -> None:
+    """Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates."""
+    from hyperlr.experiments import adaptive_report as experiment
+
+    with _one_line_errors():
+        experiment.run(out, Console())
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Shows a mistake in the user's input as one line, and exits with status 2."""
