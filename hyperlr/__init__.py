@@ -1,6 +1,7 @@
 """hyperlr: learning rates learned by hypergradients, as optax transformations."""
 
-from hyperlr import curvature, optimizers, schedules
+from hyperlr import curvature, offline, optimizers, schedules
+from hyperlr.offline import lrs_opt, optimize_schedule, schedule_hypergradient, unroll
 from hyperlr.online import (
     AdaptiveSgdState,
     ExponentiatedGradientState,
@@ -24,10 +25,15 @@ __all__ = [
     "curvature",
     "exponentiated_gradient",
     "hd",
+    "lrs_opt",
     "marthe",
     "metrics",
+    "offline",
     "online",
+    "optimize_schedule",
     "optimizers",
     "rtho",
+    "schedule_hypergradient",
     "schedules",
+    "unroll",
 ]

@@ -48,8 +48,8 @@ def schedule_hypergradient(
 
     Returns:
       E(w_T), a scalar, and the hypergradient, like ``schedule`` in structure, shapes and dtypes.
-      Supports ``vmap`` and, as far as ``inner``, ``loss_fn`` and ``objective_fn`` are smooth enough,
-      ``jvp`` and ``vjp``.
+      Supports ``vmap``, and ``jvp`` and ``vjp`` as far as ``inner``, ``loss_fn`` and
+      ``objective_fn`` have the derivatives.
 
     Raises:
       TypeError, ValueError: as :func:`hyperlr.unroll`; an objective that is not a scalar, an

@@ -14,7 +14,7 @@ from hyperlr._dynamics import Hyperparams, Tree
 
 CHECKPOINTING = ("none", "chunk")
 
-# A chunk is unrolled up to this many steps, so that compiling stays bounded for very long schedules.
+# A chunk is unrolled up to this many steps: compiling takes time in proportion.
 _MAX_UNROLL = 32
 
 Schedule = jax.Array | Mapping[str, jax.Array]
@@ -103,7 +103,9 @@ def as_hyperparams(schedule: Schedule) -> Hyperparams:
         if not hasattr(values, "dtype") or not _dynamics.is_float(values):
             raise TypeError(f"{label} must be a floating-point array, got {values!r}: {remedy}")
         if len(values.shape) != 1 or values.shape[0] == 0:
-            raise ValueError(f"{label} must have shape [T] with T ≥ 1, got {values.shape}: {remedy}")
+            raise ValueError(
+                f"{label} must have shape [T] with T ≥ 1, got {values.shape}: {remedy}"
+            )
     lengths = {name: values.shape[0] for name, values in named.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"schedule has arrays of different lengths, {lengths}: {remedy}")
