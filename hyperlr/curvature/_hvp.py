@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from hyperlr._dynamics import hessian_vector_product
+from hyperlr._dynamics import hessian_product
 
 Tree = Any
 
@@ -38,4 +38,4 @@ def hvp(value_fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tr
     References:
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
     """
-    return hessian_vector_product(value_fn, params, vector, grads=None)
+    return hessian_product(value_fn, params)(vector)

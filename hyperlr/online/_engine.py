@@ -240,9 +240,7 @@ def online(
                 state.inner_state,
                 params,
                 state.tangent,
-                functools.partial(
-                    _dynamics.hessian_vector_product, loss, params, grads=grads, mode=hvp
-                ),
+                _dynamics.hessian_product(loss, params, grads=grads, mode=hvp),
             )
             tangent = {
                 name: _discounted_sum(new_discount[name], propagated[name], direct[name])
