@@ -68,7 +68,7 @@ reverse_only.defvjp(lambda w: (reverse_only(w), w), lambda w, g: (2 * g * w,))
 def test_hvp_names_mistakes():
     w = jnp.ones(2)
     with pytest.raises(TypeError, match="custom_jvp"):
-        curvature.hvp(reverse_only, w, w)
+        curvature.hvp(lambda w: reverse_only(w) ** 2, w, w)
     with pytest.raises(TypeError, match="value_fn must return a scalar"):
         curvature.hvp(lambda w: w, w, w)
 
