@@ -45,7 +45,8 @@ def test_imports_point_one_way(path):
             assert parts[1] not in FORBIDDEN.get(part, set()), f"{path} imports {name}"
             if part not in ("experiments", "__main__"):
                 assert parts[1] != "experiments", f"{path} imports {name}"
-        if parts[0] in BASE:
+                assert part == "flax" or parts[1] != "flax", f"{path} imports {name}"
+        if parts[0] in BASE or (parts[0] == "flax" and part == "flax"):
             assert not any(p.startswith("_") for p in parts), f"{path} imports private {name}"
         elif parts[0] != "hyperlr" and part not in ("experiments", "__main__"):
             known = sys.stdlib_module_names | EXTRAS.get(part, set())

@@ -1,0 +1,19 @@
+"""hyperlr in Flax: helpers for nnx models, and a ``TrainState`` for linen ones.
+
+Not imported by ``hyperlr`` itself, and the only part of the library that needs Flax:
+``pip install "hyperlr[flax]"``.
+"""
+
+try:
+    import flax  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "flax":
+        raise
+    raise ModuleNotFoundError(
+        'hyperlr.flax needs Flax; install the extra: pip install "hyperlr[flax]"', name="flax"
+    ) from None
+
+from hyperlr.flax._nnx import metrics, val_grad, value_fn
+from hyperlr.flax._train_state import TrainState
+
+__all__ = ["TrainState", "metrics", "val_grad", "value_fn"]
