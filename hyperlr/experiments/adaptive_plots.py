@@ -218,13 +218,16 @@ def _draw_max_norm(axes: Axes, study: Study) -> None:
 
 def _draw_sparsity_scaling(axes: Axes, problem: Problem, study: Study) -> None:
     for name in ("gd", "gd_sparsity"):
-        for descents, style, what in (
-            (study.full[name], {"linewidth": 1.8}, "all examples"),
-            (study.mini[name], {"linewidth": 0.8, "alpha": 0.7}, "minibatches"),
+        for descents, width, what in (
+            (study.full[name], 1.8, "all examples"),
+            (study.mini[name], 0.7, "minibatches"),
         ):
-            distance = np.abs(descents.points[0, :, 1] - problem.minimizer[1])
-            label = f"{METHODS[name].label}, {what}"
-            axes.plot(_visible(distance), color=COLORS[name], label=label, **style)
+            axes.plot(
+                _visible(np.abs(descents.points[0, :, 1] - problem.minimizer[1])),
+                color=COLORS[name],
+                linewidth=width,
+                label=f"{METHODS[name].label}, {what}",
+            )
     axes.set(
         title="Sparsity scaling: the weight of the sparse feature",
         xlabel="step",

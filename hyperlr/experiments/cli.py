@@ -89,6 +89,23 @@ def adaptive(
         experiment.run(out, Console())
 
 
+@app.command()
+def curvature(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory with MNIST-format files, as for mnist."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path(
+        "results/curvature"
+    ),
+) -> None:
+    """Shows the largest stable step on a quadratic, on Beale and on a network, and along a run."""
+    from hyperlr.experiments import curvature_report as experiment
+
+    with _one_line_errors():
+        experiment.run(data_dir, out, Console())
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Shows a mistake in the user's input as one line, and exits with status 2."""
