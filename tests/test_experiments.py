@@ -17,11 +17,23 @@ from typer.testing import CliRunner
 
 import hyperlr
 from hyperlr import __main__
-from hyperlr.experiments import batches, data, methods, mnist, models, report, results, training
+from hyperlr.experiments import (
+    batches,
+    data,
+    lrs,
+    methods,
+    mnist,
+    mnist_report,
+    models,
+    report,
+    results,
+    training,
+)
 from hyperlr.experiments.cli import app
 from hyperlr.experiments.errors import InputError
 
-SMALL = mnist.Settings(num_seeds=2, num_steps=10, batch_size=20, hidden_widths=(16, 16))
+SIZE = {"num_steps": 10, "batch_size": 20, "hidden_widths": (16, 16)}
+SMALL = mnist.Settings(num_seeds=2, step_sizes={"hd": (1e-4,)}, lrs=None, **SIZE)
 QUIET = Console(quiet=True)
 
 
@@ -31,9 +43,7 @@ def digits():
 
 
 def small_lanes(images, seeds, step_sizes, num_steps=10):
-    return training.make_lanes(
-        images, seeds, step_sizes, num_steps=num_steps, batch_size=20, hidden_widths=(16, 16)
-    )
+    return training.make_lanes(images, seeds, step_sizes, **SIZE | {"num_steps": num_steps})
 
 
 # Model
@@ -180,20 +190,21 @@ def test_training_against_a_plain_loop(digits):
 
 def test_every_method_starts_at_the_same_rate_and_trains(digits):
     for name, method in methods.METHODS.items():
-        outcome = mnist.run_method(name, digits, SMALL)
-        schedule = outcome.trained.records["learning_rate"]
+        lanes = small_lanes(digits, [0, 1], [method.short_grid[-1]] * 2)
+        schedule = training.train(method.make, digits, lanes).records["learning_rate"]
         assert schedule.shape == (2, 10)
         np.testing.assert_allclose(schedule[:, 0], 0.01, rtol=1e-6, err_msg=name)
         moved = not np.allclose(schedule[:, -1], 0.01, rtol=1e-6)
         assert moved == (name != "constant"), name
-        assert outcome.step_size == method.step_size
 
 
 def test_digits_are_learned(digits):
-    settings = mnist.Settings(num_seeds=1, num_steps=150, batch_size=50, hidden_widths=(64,))
-    outcome = mnist.run_method("marthe_scale_free", digits, settings)
-    assert outcome.trained.test_accuracy[0] > 0.85
-    assert not training.diverged(outcome.trained, 10)[0]
+    lanes = training.make_lanes(
+        digits, [0], [0.2], num_steps=150, batch_size=50, hidden_widths=(64,)
+    )
+    trained = training.train(methods.METHODS["marthe_scale_free"].make, digits, lanes)
+    assert trained.test_accuracy[0] > 0.85
+    assert not training.diverged(trained, 10)[0]
 
 
 def test_divergence_is_told(digits):
@@ -270,26 +281,32 @@ def test_output_is_checked_before_the_data_and_the_training(tmp_path, monkeypatc
     (tmp_path / "file").touch()
     monkeypatch.setattr(data, "load", lambda _: pytest.fail("loaded data before the check"))
     with pytest.raises(InputError, match="--out"):
-        mnist.run(SMALL, None, tmp_path / "file", QUIET)
+        mnist_report.run(SMALL, None, tmp_path / "file", QUIET)
 
 
 def test_run_writes_its_results(tmp_path, monkeypatch):
     monkeypatch.delenv("HYPERLR_DATA_DIR", raising=False)
-    # A step size that diverges at once, to see it through to the files and the figure.
-    methods_with_divergence = methods.METHODS | {
-        "hd": methods.METHODS["hd"]._replace(step_size=1e6)
-    }
-    monkeypatch.setattr(mnist, "METHODS", methods_with_divergence)
-    settings = SMALL._replace(methods=("constant", "hd", "marthe"))
-    mnist.run(settings, None, tmp_path, QUIET)
+    # Step sizes that diverge at once, to see them through to the files and the figures.
+    step_sizes = {"constant": (0.0,), "hd": (1e6, 1e7), "marthe_scale_free": (0.1, 0.4)}
+    settings = SMALL._replace(
+        step_sizes=step_sizes, lrs=lrs.Settings(2, "marthe_scale_free", 3, 0.1, 2, width=3)
+    )
+    mnist_report.run(settings, None, tmp_path, QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "accuracies.png",
         "curves.npz",
+        "lrs_opt.png",
         "metrics.json",
+        "parts",
         "schedules.npz",
         "schedules.png",
+        "schedules_other_seeds.png",
     ]
+    for path in tmp_path.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(metrics["methods"]) == ["constant", "hd", "marthe"]
+    names = ["constant", "hd", "marthe_scale_free", "lrs_opt"]
+    assert list(metrics["methods"]) == names
     assert metrics["config"]["num_steps"] == 10
     assert metrics["config"]["seeds"] == [0, 1]
     for name, entry in metrics["methods"].items():
@@ -297,14 +314,25 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
         assert entry["seconds"] > 0
     assert metrics["methods"]["hd"]["diverged"] == [True, True]
     assert metrics["methods"]["hd"]["val_accuracy"] == [None, None]
+    assert metrics["methods"]["hd"]["grid"]["diverged"] == [[True, True]] * 2
     assert 0.0 <= metrics["methods"]["constant"]["val_accuracy"][0] <= 1.0
+    grid_entry = metrics["methods"]["marthe_scale_free"]["grid"]
+    means = np.mean(grid_entry["val_accuracy"], axis=1)
+    best = grid_entry["step_size"][int(np.argmax(means))]
+    assert metrics["methods"]["marthe_scale_free"]["step_size"] == best
+    lrs_entry = metrics["methods"]["lrs_opt"]
+    assert lrs_entry["outer_iterations"] == [3, 3]
+    assert lrs_entry["by_outer_iteration"]["iterations"] == [[0, 2, 3]] * 2
     schedules = np.load(tmp_path / "schedules.npz")
-    assert set(schedules) == {"constant", "hd", "marthe"}
-    assert schedules["marthe"].shape == (2, 10)
+    assert list(schedules) == names
+    assert all(schedules[name].shape == (2, 10) for name in names)
     curves = np.load(tmp_path / "curves.npz")
-    np.testing.assert_array_equal(curves["marthe/learning_rate"], schedules["marthe"])
-    assert curves["marthe/discount"].shape == (2, 10)
-    assert (tmp_path / "schedules.png").read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_array_equal(
+        curves["marthe_scale_free/learning_rate"], schedules["marthe_scale_free"]
+    )
+    # It starts from the schedule that the online method found, and leaves it.
+    np.testing.assert_array_equal(curves["lrs_opt/start"], schedules["marthe_scale_free"])
+    assert not np.allclose(schedules["lrs_opt"], schedules["marthe_scale_free"], rtol=1e-2)
 
 
 def test_table_tells_the_diverged_from_the_others():
@@ -331,16 +359,17 @@ def test_table_tells_the_diverged_from_the_others():
 
 
 def test_mnist_command_on_tiny_settings(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        mnist.PRESETS, "quick", SMALL._replace(methods=("constant", "hd"), num_steps=512)
-    )
+    settings = SMALL._replace(lrs=lrs.Settings(4, "constant", 100, 0.1, 2), num_steps=512)
+    monkeypatch.setitem(mnist.PRESETS, "quick", settings)
     out = tmp_path / "out"
-    arguments = ["mnist", "--seeds", "1", "--steps", "3", "--out", str(out)]
+    arguments = ["mnist", "--seeds", "1", "--steps", "3", "--iterations", "1", "--out", str(out)]
     outcome = CliRunner().invoke(app, arguments, env={"HYPERLR_DATA_DIR": ""})
     assert outcome.exit_code == 0, outcome.output
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["config"]["num_steps"] == 3
     assert metrics["config"]["seeds"] == [0]
+    assert metrics["methods"]["lrs_opt"]["outer_iterations"] == [1]
+    assert "This will take about" in outcome.output
     assert "HD" in outcome.output
     assert "diverged" in outcome.output
 
@@ -348,7 +377,7 @@ def test_mnist_command_on_tiny_settings(tmp_path, monkeypatch):
 def test_mnist_command_on_another_data_set(tmp_path, monkeypatch):
     """Images of 3 x 5 pixels in 4 classes, fewer of them than a minibatch holds."""
     write_set(tmp_path / "data" / "mnist", small_set(num_train=33), gzipped=True)
-    settings = SMALL._replace(methods=("marthe_mu",), batch_size=50)
+    settings = SMALL._replace(step_sizes={"marthe_mu": (1e-4,)}, batch_size=50)
     monkeypatch.setitem(mnist.PRESETS, "quick", settings)
     out = tmp_path / "out"
     arguments = ["mnist", "--data-dir", str(tmp_path / "data"), "--out", str(out)]
@@ -358,13 +387,21 @@ def test_mnist_command_on_another_data_set(tmp_path, monkeypatch):
     assert (config["num_train"], config["num_val"], config["num_test"]) == (30, 3, 8)
 
 
+def test_paper_preset_has_the_papers_seeds_and_start():
+    settings = mnist.PRESETS["paper"]
+    assert settings.num_seeds == 20
+    assert (settings.lrs.num_seeds, settings.lrs.start) == (4, "constant")
+    assert all(list(sizes) == sorted(sizes) for sizes in settings.step_sizes.values())
+
+
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_presets_are_the_papers_setting(preset):
     settings = mnist.PRESETS[preset]
     assert settings.num_steps == 512
     assert settings.batch_size == 100
     assert settings.hidden_widths == (500, 500, 500)
-    assert settings.methods == tuple(methods.METHODS)
+    assert list(settings.step_sizes) == list(methods.METHODS)
+    assert settings.lrs is not None
     assert set(methods.METHODS) == {
         "constant", "hd", "rtho", "marthe_fixed", "marthe_mu", "marthe", "marthe_scale_free"
     }  # fmt: skip
@@ -398,7 +435,7 @@ def test_wrong_options_exit_with_2(arguments):
 
 def test_help_names_the_options():
     outcome = CliRunner().invoke(app, ["mnist", "--help"], env={"COLUMNS": "120"})
-    for option in ("--preset", "--seeds", "--data-dir", "--out"):
+    for option in ("--preset", "--seeds", "--data-dir", "--iterations", "--out"):
         assert option in outcome.output
     assert "--steps" not in outcome.output
 

@@ -56,7 +56,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def write_metrics(path: Path, config: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
     """Writes metrics.json: strict JSON, in which a number that is not finite is null."""
     content = json.dumps(
-        {"config": _plain(config), "methods": _plain(methods)}, indent=2, allow_nan=False
+        {"config": plain(config), "methods": plain(methods)}, indent=2, allow_nan=False
     )
     with atomic_file(path) as file:
         file.write(content.encode() + b"\n")
@@ -75,14 +75,14 @@ def write_figure(path: Path, figure: Figure) -> None:
         figure.savefig(file, format="png", dpi=150)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns a value made of dicts, lists, strings, finite numbers, booleans and None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
-        return _plain(np.asarray(value).tolist())
+        return plain(np.asarray(value).tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Path):

@@ -27,7 +27,7 @@ class Lanes(NamedTuple):
     params: models.Params
     """Initial weights, each array [K, ...]."""
     step_sizes: jax.Array
-    """float32 [K]: β, κ or γ."""
+    """float32 [K]: β, κ or γ; or [K, ...], whatever else `make_optimizer` takes."""
     train_batches: np.ndarray
     """int32 [K, T, batch], indices into the images."""
     val_batches: np.ndarray
@@ -56,7 +56,7 @@ class Trained(NamedTuple):
 def make_lanes(
     data: Data,
     seeds: Sequence[int],
-    step_sizes: Sequence[float],
+    step_sizes: Sequence[Any],
     *,
     num_steps: int,
     batch_size: int,
@@ -70,7 +70,7 @@ def make_lanes(
     Args:
       data: the images.
       seeds: the seed of every lane, [K].
-      step_sizes: the step size of every lane, [K].
+      step_sizes: the step size of every lane, [K]; or an array each, [K, ...].
       num_steps: T.
       batch_size: images in a minibatch.
       hidden_widths: units of the hidden layers.
@@ -153,6 +153,33 @@ def diverged(trained: Trained, num_classes: int) -> np.ndarray:
     final_loss = trained.val_loss[:, -1]
     finite = np.isfinite(trained.records["learning_rate"]).all(axis=1) & np.isfinite(final_loss)
     return ~(finite & (final_loss < np.log(num_classes)))
+
+
+def select(trained: Trained, lanes: slice) -> Trained:
+    """Returns some of the lanes."""
+    return Trained(
+        records={name: values[lanes] for name, values in trained.records.items()},
+        curve_steps=trained.curve_steps,
+        val_loss=trained.val_loss[lanes],
+        val_accuracy=trained.val_accuracy[lanes],
+        test_loss=trained.test_loss[lanes],
+        test_accuracy=trained.test_accuracy[lanes],
+    )
+
+
+def concatenate(trained: Sequence[Trained]) -> Trained:
+    """Returns the lanes of all, one after the other."""
+    return Trained(
+        records={
+            name: np.concatenate([each.records[name] for each in trained])
+            for name in trained[0].records
+        },
+        curve_steps=trained[0].curve_steps,
+        val_loss=np.concatenate([each.val_loss for each in trained]),
+        val_accuracy=np.concatenate([each.val_accuracy for each in trained]),
+        test_loss=np.concatenate([each.test_loss for each in trained]),
+        test_accuracy=np.concatenate([each.test_accuracy for each in trained]),
+    )
 
 
 def loss_fn(

@@ -1,0 +1,294 @@
+"""Grids in parts, LRS-OPT with checkpoints: an interrupted run goes on as if it had not been."""
+
+import functools
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from hyperlr.experiments import data, grid, log_space, lrs, methods, mnist, parts, training
+from hyperlr.experiments.cli import app
+from hyperlr.experiments.errors import InputError
+
+SIZE = {"num_steps": 10, "batch_size": 20, "hidden_widths": (16, 16)}
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_packaged()
+
+
+@pytest.fixture(scope="module")
+def make_lanes(digits):
+    return functools.partial(training.make_lanes, digits, **SIZE)
+
+
+def assert_same(actual, expected):
+    for first, second in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+# Parts
+
+
+def test_part_is_found_by_its_settings_alone(tmp_path):
+    config = {"seeds": (0, 1), "rate": 0.1}
+    path = parts.part_path(tmp_path, "hd", config)
+    assert parts.load_part(path) is None
+    parts.save_part(path, {"x": np.arange(3)})
+    same = parts.part_path(tmp_path, "hd", {"rate": 0.1, "seeds": [0, 1]})
+    np.testing.assert_array_equal(parts.load_part(same)["x"], [0, 1, 2])
+    for other in ({"seeds": (0,), "rate": 0.1}, {"seeds": (0, 1), "rate": 0.1000001}):
+        assert parts.part_path(tmp_path, "hd", other) != path
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_damaged_part_is_told(tmp_path, keep):
+    path = tmp_path / "part.npz"
+    parts.save_part(path, {"x": np.random.default_rng(0).random(100)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"part\.npz is damaged; delete it"):
+        parts.load_part(path)
+
+
+def test_digest_of_data_sees_values_shapes_and_dtypes():
+    array = np.arange(6, dtype=np.uint8)
+    others = [array[::-1], array.reshape(2, 3), array.astype(np.int8), array[:5]]
+    digests = [parts.data_digest(each) for each in (array, array.copy(), *others)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 5
+
+
+# Grids
+
+
+def plan(folder, at_once, step_sizes=(1e-4, 1e-2, 1e3), seeds=(0, 1), config=None):
+    return grid.plan("hd", step_sizes, seeds, at_once=at_once, config=config or {}, folder=folder)
+
+
+def test_parts_are_of_one_length_and_hold_every_pair(tmp_path):
+    planned = plan(tmp_path, at_once=4, seeds=(0, 1, 2))
+    assert [len(part.lanes) for part in planned] == [3, 3, 3]
+    planned = plan(tmp_path, at_once=2, seeds=(0, 1, 2))
+    assert [len(part.lanes) for part in planned] == [2] * 5
+    pairs = [pair for part in planned for pair in part.lanes]
+    assert pairs[:9] == [(size, seed) for size in (1e-4, 1e-2, 1e3) for seed in range(3)]
+    assert pairs[9:] == pairs[8:9]
+    assert len({part.path for part in planned}) == 5
+
+
+def test_grid_is_the_same_in_parts_and_at_once(tmp_path, digits, make_lanes):
+    sizes, steps = (1e-4, 1e-2, 1e3), []
+    whole = grid.run("hd", digits, sizes, plan(tmp_path / "a", 6), make_lanes, steps.append)
+    split = grid.run("hd", digits, sizes, plan(tmp_path / "b", 4), make_lanes)
+    assert sum(steps) == 6 * 10
+    assert len(split.trained.test_loss) == 6
+    for name in ("test_loss", "val_accuracy"):
+        first, second = getattr(whole.trained, name), getattr(split.trained, name)
+        np.testing.assert_allclose(first, second, rtol=1e-4)
+    np.testing.assert_allclose(
+        whole.by_size(whole.trained.records["learning_rate"])[1, :, -1],
+        grid.at_size(split, 1).records["learning_rate"][:, -1],
+        rtol=1e-4,
+    )
+    # The last step size diverges: absent from the means, and never the best.
+    means = grid.mean_accuracies(whole, 10)
+    np.testing.assert_array_equal(np.isnan(means), [False, False, True])
+    assert grid.best(whole, 10) == int(np.nanargmax(means))
+    expected = whole.by_size(whole.trained.val_accuracy[:, -1])[:2].mean(axis=1)
+    np.testing.assert_allclose(means[:2], expected)
+
+
+def test_finished_parts_are_not_trained_again(tmp_path, digits, make_lanes, monkeypatch):
+    sizes, planned = (1e-4, 1e-2, 1e3), plan(tmp_path, at_once=2)
+
+    class InterruptedError(Exception):
+        pass
+
+    def interrupt(steps, done=[0]):  # noqa: B006
+        done[0] += steps
+        if done[0] > 30:  # in the second of three parts of 2 lanes, 10 steps each
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        grid.run("hd", digits, sizes, planned, make_lanes, interrupt)
+    assert [part.path.is_file() for part in planned] == [True, False, False]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    steps = []
+    resumed = grid.run("hd", digits, sizes, planned, make_lanes, steps.append)
+    assert sum(steps) == 40
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert_same(grid.run("hd", digits, sizes, planned, make_lanes).trained, resumed.trained)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        grid.run("hd", digits, sizes, plan(tmp_path, 2, config={"T": 11}), make_lanes)
+
+
+def test_lanes_fit_in_memory(digits):
+    assert grid.lanes_at_once(digits, (500, 500, 500)) == 23
+    assert grid.lanes_at_once(digits, (10**6,)) == 1
+
+
+# The rule of LRS-OPT
+
+
+def test_log_space_multiplies():
+    rule = log_space.log_space(optax.sgd(0.5))
+    schedule, gradient = jnp.array([0.1, 2.0]), jnp.array([3.0, -1.0])
+    updates, _ = rule.update(gradient, rule.init(schedule), schedule)
+    # d f / d log η = η d f / d η
+    expected = np.array([0.1, 2.0]) * np.exp(-0.5 * np.array([0.1 * 3.0, -2.0]))
+    np.testing.assert_allclose(optax.apply_updates(schedule, updates), expected, rtol=1e-6)
+
+
+def test_smoothing_is_a_moving_average():
+    values = np.random.default_rng(0).random(9).astype(np.float32)
+    padded = np.concatenate([values[:1]] * 2 + [values] + [values[-1:]] * 2)
+    expected = [padded[t : t + 5].mean() for t in range(9)]
+    np.testing.assert_allclose(log_space.smooth(jnp.asarray(values), 5), expected, rtol=1e-5)
+    np.testing.assert_array_equal(log_space.smooth(jnp.asarray(values), 1), values)
+
+
+def test_rule_takes_steps_of_the_same_length_whatever_the_units():
+    moved = []
+    for scale in (1.0, 1e6):
+        rule = log_space.smoothed_log_adam(0.2, num_iterations=10, width=1)
+        schedule = jnp.array([0.1, 0.2, 0.3])
+        updates, _ = rule.update(scale * jnp.array([1.0, -1.0, 2.0]), rule.init(schedule), schedule)
+        moved.append(np.log(optax.apply_updates(schedule, updates) / schedule))
+    np.testing.assert_allclose(moved[0], [-0.2, 0.2, -0.2], rtol=1e-4)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5)
+
+
+# LRS-OPT
+
+
+SETTINGS = lrs.Settings(1, "constant", num_iterations=7, step_size=0.3, evaluate_every=2, width=3)
+START = np.full(10, 0.01, np.float32)
+
+
+def test_schedule_is_followed(digits, make_lanes):
+    schedule = np.linspace(0.0, 0.3, 10, dtype=np.float32)
+    lanes = make_lanes([5], [START])
+    trained = lrs.follow(digits, lanes, schedule)
+    np.testing.assert_array_equal(trained.records["learning_rate"], schedule[None])
+    params = jax.tree.map(lambda x: x[0], lanes.params)
+    images, labels = jnp.asarray(digits.images), jnp.asarray(digits.labels)
+    for rate, indices in zip(schedule, lanes.train_batches[0], strict=True):
+        grads = jax.grad(training.loss_fn)(params, images, labels, indices)
+        params = jax.tree.map(lambda w, g, rate=rate: w - rate * g, params, grads)
+    expected = training.loss_fn(params, images, labels, lanes.val_indices[0])
+    np.testing.assert_allclose(trained.val_loss[0, -1], expected, rtol=1e-5)
+
+
+def test_lrs_opt_lowers_the_objective(tmp_path, digits, make_lanes):
+    optimized = lrs.optimize(digits, 0, START, SETTINGS, make_lanes, tmp_path / "lrs.npz")
+    assert optimized.objectives.shape == (7,)
+    assert optimized.objectives[-1] < optimized.objectives[0] - 0.02
+    np.testing.assert_array_equal(optimized.curve.iterations, [0, 2, 4, 6, 7])
+    assert optimized.curve.val_loss[-1] < optimized.curve.val_loss[0] - 0.02
+    assert optimized.curve.val_loss[-1] == optimized.trained.val_loss[0, -1]
+    assert np.all(np.diff(optimized.curve.seconds) > 0)
+    assert optimized.num_skipped == 0
+    # A schedule of its own, on the same weights and validation images as the online methods.
+    first = lrs.follow(digits, make_lanes([0], [START]), START)
+    assert optimized.curve.val_loss[0] == first.val_loss[0, -1]
+
+
+def test_minibatches_are_fresh_at_every_outer_iteration():
+    drawn = [lrs.epoch_batches(jax.random.key(k), 30, 9, 8) for k in range(2)]
+    assert drawn[0].shape == (9, 8)
+    np.testing.assert_array_equal(np.sort(drawn[0].ravel()[:30]), np.arange(30))
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_interrupted_lrs_opt_goes_on_bit_for_bit(tmp_path, digits, make_lanes):
+    whole = lrs.optimize(digits, 0, START, SETTINGS, make_lanes, tmp_path / "whole.npz")
+    done = []
+
+    def interrupt(iterations):
+        done.append(iterations)
+        if sum(done) > 5:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "resumed.npz"
+    with pytest.raises(KeyboardInterrupt):
+        lrs.optimize(digits, 0, START, SETTINGS, make_lanes, path, interrupt)
+    assert not path.exists()
+    done.clear()
+    resumed = lrs.optimize(digits, 0, START, SETTINGS, make_lanes, path, done.append)
+    assert done[0] == 4  # the last evaluation is the checkpoint
+    assert sum(done) == 7
+    for name in ("start", "trained", "objectives"):
+        assert_same(getattr(resumed, name), getattr(whole, name))
+    for name in ("iterations", "val_accuracy", "val_loss", "test_accuracy"):
+        assert_same(getattr(resumed.curve, name), getattr(whole.curve, name))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["resumed.npz", "whole.npz"]
+    # A finished one is read back as it was.
+    assert_same(lrs.optimize(digits, 0, START, SETTINGS, make_lanes, path), resumed)
+
+
+def test_other_settings_of_lrs_opt_have_another_file(tmp_path):
+    path = lrs.result_path(tmp_path, 0, START, SETTINGS, {"T": 10})
+    others = [
+        lrs.result_path(tmp_path, 1, START, SETTINGS, {"T": 10}),
+        lrs.result_path(tmp_path, 0, 2 * START, SETTINGS, {"T": 10}),
+        lrs.result_path(tmp_path, 0, START, SETTINGS._replace(num_iterations=8), {"T": 10}),
+        lrs.result_path(tmp_path, 0, START, SETTINGS, {"T": 11}),
+    ]
+    assert len({path, *others}) == 5
+    # One seed more or less leaves those that are there as they are.
+    assert lrs.result_path(tmp_path, 0, START, SETTINGS._replace(num_seeds=9), {"T": 10}) == path
+
+
+# The whole experiment
+
+
+def test_experiment_goes_on_and_says_so(tmp_path, digits):
+    settings = mnist.Settings(2, {"hd": (1e-4, 1e-3)}, None, **SIZE)
+    console = Console(file=io.StringIO(), width=200)
+    first = mnist.compute(settings, digits, tmp_path / "parts", console)
+    second = mnist.compute(settings, digits, tmp_path / "parts", console)
+    before = set((tmp_path / "parts").iterdir())
+    mnist.compute(settings._replace(num_steps=3), digits, tmp_path / "parts", console)
+    assert_same(first.grids["hd"].trained, second.grids["hd"].trained)
+    text = console.file.getvalue()
+    assert text.count("1 of 1 parts of the grid are finished") == 1
+    assert text.count("are of other settings, and are left alone: starting anew") == 1
+    assert before < set((tmp_path / "parts").iterdir())
+
+
+def test_lrs_opt_starts_from_the_constant_where_the_other_diverged(digits, tmp_path):
+    sizes = {"marthe_scale_free": (500.0,)}
+    settings = mnist.Settings(
+        1, sizes, SETTINGS._replace(start="marthe_scale_free", num_iterations=1), **SIZE
+    )
+    outcomes = mnist.compute(settings, digits, tmp_path, QUIET)
+    assert training.diverged(outcomes.grids["marthe_scale_free"].trained, 10)[0]
+    np.testing.assert_array_equal(outcomes.optimized[0].start, np.full(10, 0.01, np.float32))
+
+
+def test_damaged_part_is_one_line_on_the_command_line(tmp_path, monkeypatch):
+    settings = mnist.Settings(1, {"constant": (0.0,)}, None, **SIZE)
+    monkeypatch.setitem(mnist.PRESETS, "quick", settings)
+    arguments = ["mnist", "--out", str(tmp_path)]
+    environment = {"HYPERLR_DATA_DIR": ""}
+    assert CliRunner().invoke(app, arguments, env=environment).exit_code == 0
+    (path,) = (tmp_path / "parts").iterdir()
+    path.write_bytes(b"no archive")
+    outcome = CliRunner().invoke(app, arguments, env=environment)
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("Error: --out: ")
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_grids_hold_the_methods_usual_step_sizes():
+    for name, method in methods.METHODS.items():
+        assert method.short_grid == tuple(sorted(method.short_grid)), name
+        assert min(method.grid) <= min(method.short_grid), name
+        assert max(method.short_grid) <= max(method.grid), name
