@@ -1,6 +1,7 @@
 """The command line: one subcommand an experiment."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,20 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Learning rates learned by hypergradients: the experiments.",
 )
+
+
+class CifarPreset(StrEnum):
+    """How large an experiment on CIFAR is."""
+
+    smoke = "smoke"
+    paper = "paper"
+
+
+class Inner(StrEnum):
+    """The inner optimizer."""
+
+    adam = "adam"
+    momentum = "momentum"
 
 
 class Preset(StrEnum):
@@ -75,6 +90,114 @@ def mnist(
         settings = settings._replace(lrs=settings.lrs._replace(num_iterations=iterations))
     with _one_line_errors():
         mnist_report.run(settings, data_dir, out, Console())
+
+
+_CifarPresetOption = Annotated[
+    CifarPreset,
+    typer.Option(
+        help="smoke: a narrow network for 40 steps, a few minutes on two cores; "
+        "paper: 200 epochs, 5 seeds, for a GPU."
+    ),
+]
+_CifarSeeds = Annotated[
+    int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
+]
+_CifarEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Number of epochs, in place of the preset's.")
+]
+_CifarMethods = Annotated[
+    list[str] | None, typer.Option("--method", help="Run this method alone; may be repeated.")
+]
+_CifarDataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory with the binary version of the data set, in it or in its usual folder. "
+        "Default: HYPERLR_DATA_DIR."
+    ),
+]
+_CifarOut = Annotated[
+    Path | None, typer.Option(help="Directory of the results.", show_default="results/<experiment>")
+]
+_CifarResume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")
+]
+_CifarTensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")
+]
+
+
+@app.command()
+def cifar10(
+    preset: _CifarPresetOption = CifarPreset.smoke,
+    seeds: _CifarSeeds = None,
+    epochs: _CifarEpochs = None,
+    method: _CifarMethods = None,
+    data_dir: _CifarDataDir = None,
+    out: _CifarOut = None,
+    resume: _CifarResume = False,
+    tensorboard: _CifarTensorboard = False,
+) -> None:
+    """Trains VGG-11 on CIFAR-10 with fixed and with learned rates (Figures 3 and 7)."""
+    out = out or Path("results/cifar10")
+    with _one_line_errors():
+        _cifar("cifar10", Inner.momentum, preset, seeds, epochs, method, data_dir, out, resume,
+               tensorboard)  # fmt: skip
+
+
+@app.command()
+def cifar100(
+    inner: Annotated[
+        Inner, typer.Option(help="adam: Figures 4 and 8; momentum: Figure 6.")
+    ] = Inner.adam,
+    preset: _CifarPresetOption = CifarPreset.smoke,
+    seeds: _CifarSeeds = None,
+    epochs: _CifarEpochs = None,
+    method: _CifarMethods = None,
+    data_dir: _CifarDataDir = None,
+    out: _CifarOut = None,
+    resume: _CifarResume = False,
+    tensorboard: _CifarTensorboard = False,
+) -> None:
+    """Trains ResNet-18 on CIFAR-100 with fixed and with learned rates (Figures 4, 6 and 8)."""
+    out = out or Path(f"results/cifar100-{inner}")
+    with _one_line_errors():
+        _cifar("cifar100", inner, preset, seeds, epochs, method, data_dir, out, resume,
+               tensorboard)  # fmt: skip
+
+
+def _cifar(
+    name: str,
+    inner: str,
+    preset: str,
+    seeds: int | None,
+    epochs: int | None,
+    methods: list[str] | None,
+    data_dir: Path | None,
+    out: Path,
+    resume: bool,
+    tensorboard: bool,
+) -> None:
+    if importlib.util.find_spec("flax") is None:
+        raise InputError(
+            f'hyperlr {name} needs Flax; install the extra: pip install "hyperlr[experiments,flax]"'
+        )
+    from hyperlr.experiments import cifar as experiment
+
+    settings = experiment.PRESETS[preset]
+    settings = settings._replace(
+        num_seeds=seeds or settings.num_seeds,
+        num_epochs=epochs or settings.num_epochs,
+        methods=tuple(methods or settings.methods),
+    )
+    experiment.run(
+        experiment.make_task(name, inner),
+        settings,
+        data_dir,
+        out,
+        Console(),
+        resume=resume,
+        tensorboard=tensorboard,
+    )
 
 
 @app.command()

@@ -1,0 +1,231 @@
+"""A run from its first epoch, or from a checkpoint, to its last; and the search for κ."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperlr import _checkpoint
+from hyperlr.experiments import cifar_training
+from hyperlr.experiments.cifar_data import Images
+from hyperlr.experiments.cifar_training import Program, Rates, Source, State
+from hyperlr.experiments.errors import InputError
+
+# A network with batch normalization survives any learning rate without its loss leaving that of a
+# guess, so the rate itself tells, too. Of a run, a hundred times the paper's η_0 counts as
+# divergence; a trial of κ is short, and ten times is as far as it may come.
+RUNAWAY = 100.0
+TRIAL_RUNAWAY = 10.0
+
+_RECORDS = ("train_loss", "learning_rate", "hypergradient", "discount", "hyper_learning_rate")
+_CURVES = ("step", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+
+
+class Size(NamedTuple):
+    """How long a run is, and how often it is looked at."""
+
+    num_epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    eval_epochs: int
+    """Epochs between two evaluations."""
+    checkpoint_epochs: int
+    """Epochs between two checkpoints."""
+
+
+class Run(NamedTuple):
+    """One method on one seed."""
+
+    program: Program
+    rates: Rates
+    runaway: float
+    """Learning rate above which the run counts as diverged."""
+    seed: int
+    size: Size
+
+
+class History(NamedTuple):
+    """What was recorded, written in place; NaN where a run has not come to."""
+
+    records: dict[str, np.ndarray]
+    """Scalars of every step, float32 [T] each."""
+    curves: dict[str, np.ndarray]
+    """Evaluations, float32 [K] each."""
+    num_steps: np.ndarray
+    """int32 scalar, how many steps were made."""
+
+
+def train(
+    run: Run,
+    images: Images,
+    checkpoints: Path,
+    description: dict[str, str],
+    *,
+    on_epoch: Callable[[int], None] = lambda steps: None,
+    on_evaluation: Callable[[dict[str, float]], None] = lambda scalars: None,
+) -> History:
+    """Trains from the last checkpoint, where there is one, to the end of the last epoch.
+
+    A run that has diverged ends there.
+
+    Args:
+      run: what to train.
+      images: the data.
+      checkpoints: directory of this run's checkpoints.
+      description: what tells this run from others, checked against the checkpoint's.
+      on_epoch: called after every epoch with the number of its steps, and once with those that the
+        checkpoint had already made.
+      on_evaluation: called with the scalars of every evaluation, on the way and of the checkpoint.
+
+    Raises:
+      InputError: the checkpoints are of another run.
+    """
+    size = run.size
+    source = cifar_training.make_source(images, run.seed)
+    test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
+    test_indices = np.arange(len(images.test_labels), dtype=np.int32)
+    state, history, first = _start(run), empty_history(size), 0
+    with _checkpoint.open_directory(checkpoints) as manager:
+        saved = _checkpoint.latest_step(manager)
+        if saved is not None:
+            state, history = _restored(manager, saved, (state, history), description)
+            first = saved
+            on_epoch(saved * size.steps_per_epoch)
+            for k in np.flatnonzero(np.isfinite(history.curves["step"])).tolist():
+                on_evaluation(_evaluation(history, k))
+        for epoch in range(first, size.num_epochs):
+            if diverged(run, history):
+                on_epoch((size.num_epochs - epoch) * size.steps_per_epoch)
+                break
+            state = train_epoch(run, source, state, history, epoch)
+            done, last = epoch + 1, epoch + 1 == size.num_epochs
+            if done % size.eval_epochs == 0 or last:
+                k = -(-done // size.eval_epochs) - 1
+                history.curves["step"][k] = done * size.steps_per_epoch
+                parts = {
+                    "val": (source.images, source.labels, source.val_indices),
+                    "test": (*test, test_indices),
+                }
+                for name, part in parts.items():
+                    loss, accuracy = cifar_training.evaluate(run.program, state, source, *part)
+                    history.curves[f"{name}_loss"][k] = loss
+                    history.curves[f"{name}_accuracy"][k] = accuracy
+                on_evaluation(_evaluation(history, k))
+            if done % size.checkpoint_epochs == 0 or last or diverged(run, history):
+                _checkpoint.save(manager, done, (state, history), description)
+            on_epoch(size.steps_per_epoch)
+    return history
+
+
+def train_epoch(run: Run, source: Source, state: State, history: History, epoch: int) -> State:
+    """Makes the steps of an epoch, and writes them into the history."""
+    num_steps = run.size.steps_per_epoch
+    minibatches = cifar_training.epoch_minibatches(
+        source, run.seed, epoch, num_steps, run.size.batch_size
+    )
+    records = []
+    for i, pair in enumerate(zip(*minibatches, strict=True)):
+        step = epoch * num_steps + i
+        state, record = cifar_training.train_step(
+            run.program,
+            state,
+            source[:4],
+            pair,
+            np.uint32(run.seed),
+            np.int32(step),
+            run.rates.schedule[step],
+            np.float32(run.rates.step_size),
+        )
+        records.append(record)
+    # Fetched at the end of the epoch: a number looked at in every step would hold up the device.
+    for i, record in enumerate(jax.device_get(records)):
+        for name, value in record.items():
+            if name in history.records:
+                history.records[name][epoch * num_steps + i] = value
+    history.num_steps[...] = (epoch + 1) * num_steps
+    return state
+
+
+def search_step_size(run: Run, images: Images, num_steps: int) -> float:
+    """Divides the step size by ten until the first steps of the run do not diverge.
+
+    The procedure of Section 4 of the paper for κ.
+
+    Args:
+      run: its step size is where the search starts.
+      images: the data.
+      num_steps: how many steps a trial makes.
+
+    Returns:
+      The largest of the tried step sizes with which the first steps went well; NaN where none did.
+    """
+    source = cifar_training.make_source(images, run.seed)
+    size = run.size._replace(
+        num_epochs=-(-num_steps // run.size.steps_per_epoch),
+        steps_per_epoch=min(num_steps, run.size.steps_per_epoch),
+    )
+    step_size = run.rates.step_size
+    for _ in range(30):
+        trial = run._replace(
+            rates=run.rates._replace(step_size=step_size),
+            runaway=run.runaway * TRIAL_RUNAWAY / RUNAWAY,
+            size=size,
+        )
+        state, history = _start(trial), empty_history(size)
+        for epoch in range(size.num_epochs):
+            state = train_epoch(trial, source, state, history, epoch)
+            if diverged(trial, history):
+                break
+        else:
+            return step_size
+        step_size /= 10
+    return math.nan
+
+
+def diverged(run: Run, history: History) -> bool:
+    """Whether a loss or a learning rate of the steps made is not finite, or the rate ran away."""
+    made = slice(0, int(history.num_steps))
+    losses, rates = history.records["train_loss"][made], history.records["learning_rate"][made]
+    finite = np.isfinite(losses).all() and np.isfinite(rates).all()
+    return not finite or bool((rates > run.runaway).any())
+
+
+def empty_history(size: Size) -> History:
+    """Returns a history of a run that has not begun."""
+    num_steps = size.num_epochs * size.steps_per_epoch
+    num_evaluations = -(-size.num_epochs // size.eval_epochs)
+    return History(
+        {name: np.full(num_steps, np.nan, np.float32) for name in _RECORDS},
+        {name: np.full(num_evaluations, np.nan, np.float32) for name in _CURVES},
+        np.zeros((), np.int32),
+    )
+
+
+def _start(run: Run) -> State:
+    return cifar_training.init(
+        run.program,
+        np.uint32(run.seed),
+        run.rates.schedule[0],
+        np.float32(run.rates.step_size),
+    )
+
+
+def _restored(
+    manager: Any, saved: int, like: tuple[State, History], description: dict[str, str]
+) -> tuple[State, History]:
+    try:
+        state, history = _checkpoint.restore(manager, saved, like, description)
+    except ValueError as error:
+        raise InputError(f"--resume: {error}") from error
+    return state, jax.tree.map(np.array, history)
+
+
+def _evaluation(history: History, k: int) -> dict[str, float]:
+    """The scalars of an evaluation, with the records of the step before it."""
+    step = int(history.curves["step"][k])
+    records = {name: float(history.records[name][step - 1]) for name in _RECORDS}
+    return {"step": step} | records | {name: float(history.curves[name][k]) for name in _CURVES[1:]}

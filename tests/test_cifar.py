@@ -1,0 +1,423 @@
+"""Section 6: readers, augmentation, networks, schedules, and whole runs of a very small network."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from hyperlr.experiments import (
+    cifar,
+    cifar_data,
+    cifar_inputs,
+    cifar_methods,
+    cifar_models,
+    cifar_runs,
+    cifar_training,
+)
+from hyperlr.experiments.cifar_data import CIFAR10, CIFAR100
+from hyperlr.experiments.cli import app
+from hyperlr.experiments.errors import InputError
+
+QUIET = Console(quiet=True)
+
+
+class Tiny(nn.Module):
+    """The smallest network with what the large ones have: a layer, batch normalization, a layer."""
+
+    num_classes: int
+    width: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        hidden = images[:, ::8, ::8, :].reshape(len(images), -1)
+        hidden = nn.Dense(self.width)(hidden)
+        hidden = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden))
+        return nn.Dense(self.num_classes)(hidden)
+
+
+SMALL = cifar.Settings(
+    num_seeds=1,
+    num_epochs=4,
+    steps_per_epoch=3,
+    batch_size=8,
+    width=4,
+    eval_epochs=2,
+    checkpoint_epochs=2,
+    search_steps=12,
+)
+TASK = cifar.Task(CIFAR10, Tiny, "momentum")
+
+
+def records(form, num, seed=0):
+    """Images, labels, and the bytes of a file that holds them, made without the reader."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(form.num_classes, size=num)
+    images = rng.integers(256, size=(num, 32, 32, 3), dtype=np.uint8)
+    content = b""
+    for image, label in zip(images, labels, strict=True):
+        superclass = b"\x13" * (form.label_bytes - 1)
+        planes = b"".join(image[:, :, colour].tobytes() for colour in range(3))
+        content += superclass + bytes([label]) + planes
+    return images, labels, content
+
+
+def write_set(folder, form, num_train=60, num_test=20):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / form.train_files[0]).write_bytes(records(form, num_train)[2])
+    (folder / form.test_file).write_bytes(records(form, num_test, seed=1)[2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cifar")
+    write_set(directory / CIFAR10.folder, CIFAR10)
+    write_set(directory / CIFAR100.folder, CIFAR100)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def images(data_dir):
+    return cifar_data.load(CIFAR10, data_dir)
+
+
+# Data
+
+
+@pytest.mark.parametrize("form", [CIFAR10, CIFAR100], ids=lambda form: form.name)
+def test_reader_gives_the_pixels_and_labels_that_were_written(form, tmp_path):
+    expected, labels, content = records(form, 7)
+    path = tmp_path / "file.bin"
+    path.write_bytes(content)
+    found, found_labels = cifar_data.read(path, form)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found_labels, labels)
+    assert (found.dtype, found_labels.dtype) == (np.uint8, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is cut short"),
+        (records(CIFAR10, 2)[2][:-1], "is cut short"),
+        (records(CIFAR100, 2)[2], "is not CIFAR-10's binary version"),
+        (b"\x0a" + records(CIFAR10, 1)[2][1:], "record 0 has the label 10"),
+    ],
+)
+def test_damaged_files_are_clear_errors(content, complaint, tmp_path):
+    path = tmp_path / "data_batch_1.bin"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=complaint):
+        cifar_data.read(path, CIFAR10)
+
+
+def test_data_directory_holds_the_folder_or_the_files(data_dir, tmp_path, monkeypatch):
+    by_folder = cifar_data.load(CIFAR10, data_dir)
+    directly = cifar_data.load(CIFAR10, data_dir / CIFAR10.folder)
+    np.testing.assert_array_equal(by_folder.images, directly.images)
+    assert (len(by_folder.images), len(by_folder.test_images)) == (60, 20)
+    (tmp_path / "data_batch_1.bin").write_bytes(records(CIFAR10, 5)[2])
+    (tmp_path / "data_batch_3.bin").write_bytes(records(CIFAR10, 4, seed=3)[2])
+    with pytest.raises(InputError, match=r"test_batch\.bin is missing"):
+        cifar_data.load(CIFAR10, tmp_path)
+    (tmp_path / "test_batch.bin").write_bytes(records(CIFAR10, 5)[2])
+    monkeypatch.setenv("HYPERLR_DATA_DIR", str(tmp_path))
+    assert len(cifar_data.load(CIFAR10, None).images) == 9
+    monkeypatch.delenv("HYPERLR_DATA_DIR")
+    with pytest.raises(InputError, match=r"pass --data-dir .*cifar-10-batches-bin"):
+        cifar_data.load(CIFAR10, None)
+    with pytest.raises(InputError, match="none of CIFAR-100's files"):
+        cifar_data.load(CIFAR100, tmp_path)
+    with pytest.raises(InputError, match="no directory"):
+        cifar_data.load(CIFAR10, tmp_path / "nowhere")
+
+
+def test_split_and_colours():
+    train, val = cifar_data.split_indices(60, seed=3)
+    assert (len(train), len(val)) == (54, 6)
+    assert set(train) | set(val) == set(range(60))
+    pictures = records(CIFAR10, 20)[0].copy()
+    pictures[..., 2] = 51  # a colour that never varies
+    mean, deviation = cifar_data.channel_statistics(pictures)
+    np.testing.assert_allclose(mean, (pictures / 255).mean((0, 1, 2)), rtol=1e-6)
+    expected = (pictures / 255).std((0, 1, 2))
+    np.testing.assert_allclose(deviation, [expected[0], expected[1], 1.0], rtol=1e-5)
+    normal = cifar_inputs.normalize(jnp.asarray(pictures), *map(jnp.asarray, (mean, deviation)))
+    np.testing.assert_allclose(normal.mean((0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(normal.std((0, 1, 2)), [1.0, 1.0, 0.0], atol=1e-5)
+
+
+def test_augmented_images_are_crops_out_of_a_black_frame_and_half_are_flipped():
+    pictures = records(CIFAR10, 200)[0]
+    augmented = np.asarray(cifar_inputs.augment(jax.random.key(0), jnp.asarray(pictures)))
+    framed = np.pad(pictures, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    seen = []
+    for image, frame in zip(augmented, framed, strict=True):
+        candidates = {
+            (row, column, direction): frame[row : row + 32, column : column + 32][:, ::direction]
+            for row in range(9)
+            for column in range(9)
+            for direction in (1, -1)
+        }
+        matches = [key for key, crop in candidates.items() if np.array_equal(image, crop)]
+        assert len(matches) == 1
+        seen += matches
+    rows, columns, directions = zip(*seen, strict=True)
+    assert set(rows) == set(columns) == set(range(9))
+    assert 70 < directions.count(-1) < 130
+
+
+# Networks and schedules
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [(cifar_models.Vgg11(10), 9_231_114), (cifar_models.ResNet18(100), 11_220_132)],
+    ids=["VGG-11", "ResNet-18"],
+)
+def test_number_of_parameters(network, expected):
+    def outputs():
+        inputs = jnp.ones((2, 32, 32, 3))
+        variables = network.init(jax.random.key(0), inputs, train=False)
+        return variables, network.apply(variables, inputs, train=False)
+
+    variables, logits = jax.eval_shape(outputs)
+    assert cifar_models.num_params(variables["params"]) == expected
+    assert logits.shape == (2, network.num_classes)
+
+
+def test_fixed_schedules_are_the_papers():
+    inner = cifar_methods.INNER["momentum"]
+    schedules = {
+        name: cifar_methods.rates(method, inner, 1_000).reshape(200, 5)
+        for name, method in cifar_methods.METHODS.items()
+    }
+    for schedule in schedules.values():
+        np.testing.assert_array_equal(schedule.min(axis=1), schedule.max(axis=1))
+    first = {name: schedule[:, 0] for name, schedule in schedules.items()}
+    epochs = np.arange(200)
+    np.testing.assert_allclose(first["exponential"], 0.1 * 0.99**epochs, rtol=1e-5)
+    np.testing.assert_allclose(first["staircase"], 0.1 * 0.1 ** (epochs // 60), rtol=1e-5)
+    for name, restarts in (("sgdr", [0, 10, 30, 70, 150]), ("sgdr_2264", [0, 10, 33, 84])):
+        np.testing.assert_array_equal(np.flatnonzero(first[name] == np.float32(0.1)), restarts)
+    assert first["sgdr_2264"][-1] < 1e-4  # the last period ends with the run
+    np.testing.assert_array_equal(schedules["marthe_zero"], 0.0)
+    np.testing.assert_array_equal(schedules["marthe"], np.float32(0.1))
+    adam = cifar_methods.INNER["adam"]
+    assert cifar_methods.rates(cifar_methods.METHODS["hd"], adam, 5)[0] == np.float32(3e-4)
+
+
+# Runs
+
+
+def make_run(images, name="marthe", **settings):
+    changed = SMALL._replace(**settings)
+    size = cifar.make_size(changed, 54)
+    return cifar.make_run(TASK, changed, size, name, images)
+
+
+def first_steps(images, val_shift=0, **settings):
+    run = make_run(images, **settings)._replace(
+        rates=cifar_training.Rates(np.full(12, 0.1, np.float32), 1e-3)
+    )
+    source = cifar_training.make_source(images, run.seed)
+    source = source._replace(val_indices=np.roll(source.val_indices, val_shift)[:3])
+    state = cifar_runs._start(run)
+    history = cifar_runs.empty_history(run.size)
+    return cifar_runs.train_epoch(run, source, state, history, 0), history
+
+
+def test_the_validation_minibatch_moves_the_rate_and_not_the_running_statistics(images):
+    states, histories = zip(*(first_steps(images, shift) for shift in (0, 3)), strict=True)
+    rates = [history.records["learning_rate"][:3] for history in histories]
+    assert rates[0][2] != rates[1][2]
+    # η is 0.1 in the first two steps (β starts at 0), so the third training pass saw the same.
+    np.testing.assert_array_equal(rates[0][:2], rates[1][:2])
+    jax.tree.map(np.testing.assert_array_equal, *(state.batch_stats for state in states))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_weight_decay_is_in_the_loss_and_not_in_the_objective(weight_decay, images, monkeypatch):
+    monkeypatch.setattr(cifar_training, "WEIGHT_DECAY", weight_decay)
+    cifar_training.train_step.clear_cache()
+    run = make_run(images, "hd", steps_per_epoch=1, batch_size=6)
+    source = cifar_training.make_source(images, 0)
+    state, history = cifar_runs._start(run), cifar_runs.empty_history(run.size)
+    params = [jax.tree.map(np.asarray, state.params)]
+    for epoch in range(2):
+        state = cifar_runs.train_epoch(run, source, state, history, epoch)
+        params.append(jax.tree.map(np.asarray, state.params))
+    cifar_training.train_step.clear_cache()
+    apply, variables = run.program.network.apply, {"batch_stats": state.batch_stats}
+
+    def loss(params, inputs, labels):
+        output, _ = apply(variables | {"params": params}, inputs, train=True, mutable="batch_stats")
+        return -jnp.mean(jax.nn.log_softmax(output)[jnp.arange(len(labels)), labels])
+
+    # SGD's first step is −0.1 ∇L: L at w_0 has the penalty,
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
+    (train,), _ = cifar_training.epoch_minibatches(source, 0, 0, 1, 6)
+    inputs = cifar_inputs.augment(key, source.images[train])
+    inputs = cifar_inputs.normalize(inputs, source.mean, source.deviation)
+    expected = jax.tree.map(
+        lambda g, w: g + weight_decay * w,
+        jax.grad(loss)(params[0], inputs, source.labels[train]),
+        params[0],
+    )
+    found = jax.tree.map(lambda before, after: (before - after) / 0.1, params[0], params[1])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, expected
+    )
+    # and E at w_1 has none: Δη_1 = −⟨∇L(w_0), ∇E(w_1)⟩. The validation set is one minibatch here.
+    val_inputs = cifar_inputs.normalize(
+        source.images[source.val_indices], source.mean, source.deviation
+    )
+    val_grad = jax.grad(loss)(params[1], val_inputs, source.labels[source.val_indices])
+    products = jax.tree.map(lambda g, e: -np.sum(g * e), found, val_grad)
+    np.testing.assert_allclose(
+        history.records["hypergradient"][1], sum(jax.tree.leaves(products)), rtol=1e-4
+    )
+
+
+def test_a_run_that_is_taken_up_is_the_run_that_was_left(images, tmp_path):
+    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e-3))
+    description = {"run": "this"}
+    whole, lines = cifar_runs.train(run, images, tmp_path / "whole", description), []
+
+    def stop_after(num_epochs):
+        made = []
+
+        def on_epoch(steps):
+            made.append(steps)
+            if len(made) == num_epochs:
+                raise KeyboardInterrupt
+
+        return on_epoch
+
+    with pytest.raises(KeyboardInterrupt):  # in the third epoch: the checkpoint is of the second
+        cifar_runs.train(run, images, tmp_path / "a", description, on_epoch=stop_after(3))
+    made = []
+    again = cifar_runs.train(
+        run, images, tmp_path / "a", description, on_epoch=made.append, on_evaluation=lines.append
+    )
+    assert made == [6, 3, 3]
+    assert [line["step"] for line in lines] == [6, 12]
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    assert len(set(whole.records["learning_rate"])) > 5  # it was worth comparing
+    with pytest.raises(InputError, match=r"--resume: .*run .there this, here that"):
+        cifar_runs.train(run, images, tmp_path / "a", {"run": "that"})
+
+
+def test_the_search_divides_by_ten_until_the_first_steps_go_well(images):
+    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e6))
+    found = cifar_runs.search_step_size(run, images, 6)
+    assert 1e-12 < found < 1e6
+
+    def first_six(step_size):
+        trial = run._replace(rates=run.rates._replace(step_size=step_size))
+        source = cifar_training.make_source(images, 0)
+        state, history = cifar_runs._start(trial), cifar_runs.empty_history(run.size)
+        for epoch in range(2):
+            state = cifar_runs.train_epoch(trial, source, state, history, epoch)
+        return cifar_runs.diverged(trial._replace(runaway=1.0), history)
+
+    assert not first_six(found)
+    assert first_six(found * 10)
+
+
+def test_divergence_is_seen_in_losses_and_in_rates(images):
+    run = make_run(images)
+
+    def history(losses, rates):
+        empty = cifar_runs.empty_history(run.size)
+        empty.records["train_loss"][:2], empty.records["learning_rate"][:2] = losses, rates
+        empty.num_steps[...] = 2
+        return empty
+
+    assert run.runaway == 10.0
+    assert not cifar_runs.diverged(run, cifar_runs.empty_history(run.size))
+    assert not cifar_runs.diverged(run, history([2.3, 2.2], [0.1, 9.9]))
+    assert cifar_runs.diverged(run, history([2.3, np.nan], [0.1, 0.1]))
+    assert cifar_runs.diverged(run, history([2.3, np.nan], [0.1, np.nan]))
+    assert cifar_runs.diverged(run, history([2.3, 2.3], [0.1, np.inf]))
+    assert cifar_runs.diverged(run, history([2.3, 2.3], [0.1, 10.1]))
+
+
+@pytest.mark.parametrize(
+    ("inner", "names", "num_seeds"),
+    [("momentum", tuple(cifar_methods.METHODS), 1), ("adam", ("sgdr", "marthe"), 2)],
+    ids=["momentum", "adam"],
+)
+def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, data_dir, tmp_path):
+    task = TASK._replace(inner=inner)
+    settings = SMALL._replace(methods=names, num_seeds=num_seeds)
+    out = tmp_path / "out"
+    cifar.run(task, settings, data_dir, out, QUIET, tensorboard=True)
+    with np.load(out / "schedules.npz") as file:
+        schedules = dict(file)
+    assert set(schedules) == set(names)
+    for name, schedule in schedules.items():
+        assert schedule.shape == (num_seeds, 12)
+        assert np.isfinite(schedule).all(), name
+        if cifar_methods.METHODS[name].online is not None:
+            assert len(np.unique(schedule)) > 2, name
+    metrics = json.loads((out / "metrics.json").read_text())
+    methods = metrics["methods"]
+    assert metrics["config"]["seeds"] == list(range(num_seeds))
+    assert set(methods) == set(schedules)
+    for method in methods.values():
+        assert len(method["val_accuracy"]) == len(method["test_accuracy"]) == num_seeds
+        assert not any(method["diverged"])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == len(names) * num_seeds * 2
+    assert lines[0]["method"] == names[0]
+    assert lines[1]["step"] == 12
+    for file in ("curves.npz", "curves.png", "curves_sgdr_2264.png"):
+        assert (out / file).stat().st_size > 1_000
+    assert len(list((out / "tensorboard").iterdir())) == len(names) * num_seeds
+    with pytest.raises(InputError, match="pass --resume"):
+        cifar.run(task, settings, data_dir, out, QUIET)
+    before = (out / "metrics.jsonl").read_text()
+    cifar.run(task, settings, data_dir, out, QUIET, resume=True)  # all is done
+    assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_presets():
+    paper, smoke = cifar.PRESETS["paper"], cifar.PRESETS["smoke"]
+    size = cifar.make_size(paper, 45_000)
+    assert (size.num_epochs, size.steps_per_epoch, size.batch_size) == (200, 351, 128)
+    assert (paper.num_seeds, paper.width) == (5, 64)
+    assert paper.methods == smoke.methods == tuple(cifar_methods.METHODS)
+    assert cifar_training.WEIGHT_DECAY == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10"], "Error: CIFAR-10 does not come with hyperlr: pass --data-dir"),
+        (["cifar100", "--data-dir", "/nowhere"], "Error: --data-dir names /nowhere"),
+        (["cifar10", "--method", "sgd"], "Error: --method: there is no sgd; the methods are exp"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("HYPERLR_DATA_DIR", raising=False)
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert done.output.startswith(message)
+    assert len(done.output.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["cifar10"], ["cifar100", "--inner", "momentum"]])
+def test_smoke_preset(arguments, data_dir, tmp_path):
+    out = tmp_path / "out"
+    run = [*arguments, "--data-dir", str(data_dir), "--out", str(out)]
+    done = CliRunner().invoke(app, run)
+    assert done.exit_code == 0, done.output
+    with np.load(out / "schedules.npz") as schedules:
+        assert all(np.isfinite(schedule).all() for schedule in schedules.values())
