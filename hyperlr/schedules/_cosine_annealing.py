@@ -43,6 +43,24 @@ def cosine_annealing(
       >>> print(jax.grad(first_step)(0.5))
       -2.0
 
+      The peak learned while training, as a hyperparameter of the inner optimizer.
+
+      >>> import hyperlr
+      >>> tx = hyperlr.online(
+      ...     lambda peak: optax.sgd(hyperlr.schedules.cosine_annealing(peak, 20)),
+      ...     {"peak": 0.01},
+      ...     hyper_optimizer=hyperlr.adaptive_sgd(1e-3),
+      ...     bounds={"peak": (0.0, 1.0)},
+      ... )
+      >>> loss = lambda w: jnp.sum((w - 1.0) ** 2)
+      >>> params = jnp.zeros(3)
+      >>> state = tx.init(params)
+      >>> for _ in range(20):
+      ...     updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(state.hyperparams["peak"] > 0.02)
+      True
+
     References:
       Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017; the
       section on cyclic schedules of the lecture notes on adaptive learning rates.
