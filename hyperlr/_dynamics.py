@@ -81,8 +81,9 @@ def norm(tree: Tree) -> jax.Array:
     """‖x‖ over a tree, accumulated in at least float32; its derivative at 0 is 0."""
     squared = inner_product(tree, tree)
     # Two wheres: the root has no derivative at 0, and in the branch not taken it needs one, too.
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    # Compared with 0 for equality, since the norm of NaN must not come out as 0.
+    zero = squared == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
 def inner_step(
