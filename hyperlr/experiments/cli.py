@@ -239,6 +239,33 @@ def curvature(
         experiment.run(data_dir, out, Console())
 
 
+@app.command()
+def robustness(
+    preset: Annotated[Preset, typer.Option(help="quick: 1 seed; paper: 5 seeds.")] = Preset.quick,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory with MNIST-format files, as for mnist."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path(
+        "results/robustness"
+    ),
+    steps: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+) -> None:
+    """Starts online methods from learning rates far too small or large, under three optimizers."""
+    from hyperlr.experiments import robustness as experiment
+    from hyperlr.experiments import robustness_report
+
+    settings = experiment.PRESETS[preset]
+    settings = settings._replace(
+        num_seeds=seeds or settings.num_seeds, num_steps=steps or settings.num_steps
+    )
+    with _one_line_errors():
+        robustness_report.run(settings, data_dir, out, Console())
+
+
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Shows a mistake in the user's input as one line, and exits with status 2."""
