@@ -289,7 +289,7 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
     # Step sizes that diverge at once, to see them through to the files and the figures.
     step_sizes = {"constant": (0.0,), "hd": (1e6, 1e7), "marthe_scale_free": (0.1, 0.4)}
     settings = SMALL._replace(
-        step_sizes=step_sizes, lrs=lrs.Settings(2, "marthe_scale_free", 3, 0.1, 2, width=3)
+        step_sizes=step_sizes, lrs=lrs.Settings(2, "marthe_scale_free", 3, 1.0, 2, width=3)
     )
     mnist_report.run(settings, None, tmp_path, QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -359,7 +359,7 @@ def test_table_tells_the_diverged_from_the_others():
 
 
 def test_mnist_command_on_tiny_settings(tmp_path, monkeypatch):
-    settings = SMALL._replace(lrs=lrs.Settings(4, "constant", 100, 0.1, 2), num_steps=512)
+    settings = SMALL._replace(lrs=lrs.Settings(4, "constant", 100, 1.0, 2), num_steps=512)
     monkeypatch.setitem(mnist.PRESETS, "quick", settings)
     out = tmp_path / "out"
     arguments = ["mnist", "--seeds", "1", "--steps", "3", "--iterations", "1", "--out", str(out)]

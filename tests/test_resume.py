@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from hyperlr import offline
 from hyperlr.experiments import data, grid, log_space, lrs, methods, mnist, parts, training
 from hyperlr.experiments.cli import app
 from hyperlr.experiments.errors import InputError
@@ -154,10 +155,32 @@ def test_smoothing_is_a_moving_average():
     np.testing.assert_array_equal(log_space.smooth(jnp.asarray(values), 1), values)
 
 
+def test_best_evaluated_schedule_is_kept(digits, make_lanes):
+    trained = lrs.follow(digits, make_lanes([0], [START]), START)
+    state = offline.init_outer_state(jnp.asarray(START), optax.sgd(0.1))
+    run = lrs._Run(state, (), (), state.schedule, np.inf, 0.0, 0.0)
+    for factor, loss in ((1.0, 0.5), (2.0, 0.3), (3.0, 0.4), (4.0, np.nan)):
+        run = run._replace(state=state._replace(schedule=factor * state.schedule))
+        run = lrs._evaluated(run, trained._replace(val_loss=np.array([[9.0, loss]])))
+    np.testing.assert_array_equal(run.best_schedule, 2 * START)
+    np.testing.assert_array_equal([row[3] for row in run.curve], [0.5, 0.3, 0.4, np.nan])
+
+
+def test_rule_goes_no_further_than_its_distance():
+    for num_iterations, expected in ((40, 2.0), (4, 1.25)):  # 4 steps of at most a half
+        rule = log_space.smoothed_log_adam(2.0, num_iterations, width=1)
+        schedule = jnp.array([0.1])
+        state = rule.init(schedule)
+        for _ in range(num_iterations):
+            updates, state = rule.update(jnp.array([-1.0]), state, schedule)
+            schedule = optax.apply_updates(schedule, updates)
+        np.testing.assert_allclose(np.log(schedule[0] / 0.1), expected, rtol=0.03)
+
+
 def test_rule_takes_steps_of_the_same_length_whatever_the_units():
     moved = []
     for scale in (1.0, 1e6):
-        rule = log_space.smoothed_log_adam(0.2, num_iterations=10, width=1)
+        rule = log_space.smoothed_log_adam(1.0, num_iterations=10, width=1)
         schedule = jnp.array([0.1, 0.2, 0.3])
         updates, _ = rule.update(scale * jnp.array([1.0, -1.0, 2.0]), rule.init(schedule), schedule)
         moved.append(np.log(optax.apply_updates(schedule, updates) / schedule))
@@ -168,7 +191,7 @@ def test_rule_takes_steps_of_the_same_length_whatever_the_units():
 # LRS-OPT
 
 
-SETTINGS = lrs.Settings(1, "constant", num_iterations=7, step_size=0.3, evaluate_every=2, width=3)
+SETTINGS = lrs.Settings(1, "constant", num_iterations=7, distance=1.0, evaluate_every=2, width=3)
 START = np.full(10, 0.01, np.float32)
 
 
@@ -192,7 +215,7 @@ def test_lrs_opt_lowers_the_objective(tmp_path, digits, make_lanes):
     assert optimized.objectives[-1] < optimized.objectives[0] - 0.02
     np.testing.assert_array_equal(optimized.curve.iterations, [0, 2, 4, 6, 7])
     assert optimized.curve.val_loss[-1] < optimized.curve.val_loss[0] - 0.02
-    assert optimized.curve.val_loss[-1] == optimized.trained.val_loss[0, -1]
+    assert optimized.curve.val_loss.min() == optimized.trained.val_loss[0, -1]
     assert np.all(np.diff(optimized.curve.seconds) > 0)
     assert optimized.num_skipped == 0
     # A schedule of its own, on the same weights and validation images as the online methods.

@@ -14,27 +14,41 @@ class LogSpaceState(NamedTuple):
     """State of the transformation of log η."""
 
 
+_LARGEST_STEP = 0.5
+
+
 def smoothed_log_adam(
-    step_size: float, num_iterations: int, width: int
+    distance: float, num_iterations: int, width: int
 ) -> optax.GradientTransformation:
-    """Returns Adam on log η with steps that shrink to a twentieth in the course of the iterations.
+    """Returns Adam on log η with steps that shrink to nothing in the course of the iterations.
 
     The gradient of log η_t is η_t times that of η_t. Single entries of it are mostly noise of the
-    minibatches, so it is averaged over `width` neighbouring steps; and near the largest stable
-    learning rate it sometimes is a hundred times longer than usual, so it is brought to length 1
-    before Adam sees it. Steps that shrink take the place of an average of the last schedules.
+    minibatches, so it is averaged twice over `width` neighbouring steps; and near the largest
+    stable learning rate it sometimes is a hundred times longer than usual, so it is brought to
+    length 1 before Adam sees it. Steps that shrink take the place of an average of the schedules.
 
     Args:
-      step_size: of log η, at the first iteration: 0.3 changes η by a third, up or down.
-      num_iterations: how many outer iterations there will be.
+      distance: how far log η can move in all iterations together; 4.6 is a factor of 100. It bounds
+        η: beyond the largest stable learning rate the runs that survive still ask for more, and
+        those that do not have no gradient.
+      num_iterations: how many outer iterations there will be. With few, the steps are as long as is
+        safe, and the distance is shorter.
       width: neighbours that are averaged, odd; 1 for none.
     """
-    steps = optax.linear_schedule(step_size, step_size / 20, num_iterations)
+    # The mean of the cosine is half of its peak.
+    peak = min(_LARGEST_STEP, 2 * distance / max(1, num_iterations))
+    steps = optax.cosine_decay_schedule(peak, max(1, num_iterations))
+
+    def smoothed(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        # A triangle of neighbours, without the sudden end of a single mean.
+        return jax.tree.map(lambda g: smooth(smooth(g, width), width), updates)
+
     return log_space(
         optax.chain(
-            optax.stateless(lambda updates, _: jax.tree.map(lambda g: smooth(g, width), updates)),
+            optax.stateless(smoothed),
             optax.normalize_by_update_norm(),
-            optax.scale_by_adam(b1=0.9, b2=0.95),
+            optax.scale_by_adam(b1=0.8, b2=0.99),
             optax.scale_by_learning_rate(steps),
         )
     )

@@ -15,6 +15,7 @@ from hyperlr import offline
 from hyperlr.experiments import grid, models, parts, training
 from hyperlr.experiments.data import Data, split_indices
 from hyperlr.experiments.log_space import smoothed_log_adam
+from hyperlr.schedules import from_array
 
 COST = 3.0
 """What a hypergradient costs, over as many plain steps as the schedule has."""
@@ -29,8 +30,8 @@ class Settings(NamedTuple):
     """The method whose schedule it starts from; "constant" starts from η_0 everywhere."""
     num_iterations: int
     """Outer iterations, each a hypergradient on fresh minibatches."""
-    step_size: float
-    """Of log η, at the first iteration."""
+    distance: float
+    """How far log η can move."""
     evaluate_every: int
     """Outer iterations between two evaluations, each of which is also a checkpoint."""
     width: int = 31
@@ -61,7 +62,8 @@ class Optimized(NamedTuple):
     start: np.ndarray
     """float32 [T], the schedule it started from."""
     trained: training.Trained
-    """One lane, trained with the schedule it ended at; that is `records["learning_rate"]`."""
+    """One lane, trained with the best schedule of the evaluations, by validation loss; that
+    schedule is `records["learning_rate"]`."""
     curve: Curve
     objectives: np.ndarray
     """float [iterations], E on the fresh minibatches of every outer iteration."""
@@ -112,7 +114,7 @@ def optimize(
     if stored is not None:
         return _from_arrays(stored)
     lanes = make_lanes([seed], [start])
-    rule = smoothed_log_adam(settings.step_size, settings.num_iterations, settings.width)
+    rule = smoothed_log_adam(settings.distance, settings.num_iterations, settings.width)
     checkpoint = path.with_name(f"{path.stem}.checkpoint.npz")
     run = _resume(checkpoint, offline.init_outer_state(jnp.asarray(start, jnp.float32), rule))
     on_progress(len(run.objectives))
@@ -123,23 +125,14 @@ def optimize(
             run = _iterate(step, run)
             on_progress(1)
         begun = time.perf_counter()
-        trained = follow(images, lanes, run.state.schedule)
-        point = (
-            end,
-            run.step_seconds,
-            trained.val_accuracy[0, -1],
-            trained.val_loss[0, -1],
-            trained.test_accuracy[0],
-        )
-        run = run._replace(
-            curve=(*run.curve, point),
-            evaluation_seconds=run.evaluation_seconds + time.perf_counter() - begun,
-        )
+        run = _evaluated(run, follow(images, lanes, run.state.schedule))
+        seconds = run.evaluation_seconds + time.perf_counter() - begun
+        run = run._replace(evaluation_seconds=seconds)
         if end < settings.num_iterations:
             parts.save_part(checkpoint, _run_to_arrays(run))
     optimized = Optimized(
         start=np.asarray(start, np.float32),
-        trained=trained,
+        trained=follow(images, lanes, run.best_schedule),
         curve=Curve(*np.asarray(run.curve).T),
         objectives=np.asarray(run.objectives),
         num_skipped=int(run.state.num_skipped),
@@ -158,7 +151,7 @@ def follow(images: Data, lanes: training.Lanes, schedule: Any) -> training.Train
 
 
 def _following(schedule: jax.Array) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optax.sgd(lambda count: schedule[count]))
+    return optax.with_extra_args_support(optax.sgd(from_array(schedule)))
 
 
 class _Run(NamedTuple):
@@ -169,6 +162,9 @@ class _Run(NamedTuple):
     """E of every outer iteration done."""
     curve: tuple[tuple[float, ...], ...]
     """Rows of `Curve`."""
+    best_schedule: jax.Array
+    best_loss: float
+    """Its validation loss; infinite before the first evaluation."""
     step_seconds: float
     evaluation_seconds: float
 
@@ -240,17 +236,30 @@ def _iterate(
     )
 
 
+def _evaluated(run: _Run, trained: training.Trained) -> _Run:
+    """Adds a point to the curve, and keeps the schedule if none before was as good."""
+    loss = float(trained.val_loss[0, -1])
+    accuracy, test_accuracy = float(trained.val_accuracy[0, -1]), float(trained.test_accuracy[0])
+    point = (len(run.objectives), run.step_seconds, accuracy, loss, test_accuracy)
+    run = run._replace(curve=(*run.curve, point))
+    if loss < run.best_loss:
+        run = run._replace(best_schedule=jnp.asarray(run.state.schedule), best_loss=loss)
+    return run
+
+
 def _resume(checkpoint: Path, fresh: offline.OuterState) -> _Run:
     """Returns the run of a checkpoint, or one that has not begun."""
     saved = parts.load_part(checkpoint)
     if saved is None:
-        return _Run(fresh, (), (), 0.0, 0.0)
+        return _Run(fresh, (), (), jnp.asarray(fresh.schedule), np.inf, 0.0, 0.0)
     leaves, structure = jax.tree.flatten(fresh)
     leaves = [jnp.asarray(saved[f"state/{place}"]) for place in range(len(leaves))]
     return _Run(
         state=jax.tree.unflatten(structure, leaves),
         objectives=tuple(saved["objectives"].tolist()),
         curve=tuple(map(tuple, saved["curve"].tolist())),
+        best_schedule=jnp.asarray(saved["best_schedule"]),
+        best_loss=float(saved["best_loss"]),
         step_seconds=float(saved["step_seconds"]),
         evaluation_seconds=float(saved["evaluation_seconds"]),
     )
@@ -261,6 +270,8 @@ def _run_to_arrays(run: _Run) -> dict[str, np.ndarray]:
     return {f"state/{place}": np.asarray(leaf) for place, leaf in enumerate(leaves)} | {
         "objectives": np.asarray(run.objectives),
         "curve": np.asarray(run.curve),
+        "best_schedule": np.asarray(run.best_schedule),
+        "best_loss": np.asarray(run.best_loss),
         "step_seconds": np.asarray(run.step_seconds),
         "evaluation_seconds": np.asarray(run.evaluation_seconds),
     }

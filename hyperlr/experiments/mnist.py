@@ -38,20 +38,20 @@ PRESETS = {
     "quick": Settings(
         num_seeds=1,
         step_sizes={name: method.short_grid for name, method in METHODS.items()},
-        # From a schedule that is good already, few and smaller steps do.
+        # From a schedule that is good already, few iterations do.
         lrs=lrs.Settings(
             num_seeds=1,
             start="marthe_scale_free",
-            num_iterations=12,
-            step_size=0.15,
-            evaluate_every=4,
+            num_iterations=10,
+            distance=1.25,
+            evaluate_every=2,
         ),
     ),
     "paper": Settings(
         num_seeds=20,
         step_sizes={name: method.grid for name, method in METHODS.items()},
         lrs=lrs.Settings(
-            num_seeds=4, start="constant", num_iterations=100, step_size=0.5, evaluate_every=5
+            num_seeds=4, start="constant", num_iterations=100, distance=4.5, evaluate_every=5
         ),
     ),
 }
