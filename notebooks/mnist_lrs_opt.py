@@ -1,0 +1,249 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does the best learning-rate schedule look like?
+#
+# A learning-rate schedule is usually *chosen*: a constant, a cosine, a few steps down. Here it is
+# *computed*. Training for $T$ steps is a function that takes a schedule
+# $\eta = (\eta_0, \dots, \eta_{T-1})$ to the final weights $w_T$, and the validation loss
+# $f(\eta) = E(w_T(\eta))$ has a gradient in all $T$ numbers. Gradient descent on it is **LRS-OPT**.
+#
+# That is far too expensive for everyday use: every step of it is a whole training run, and back.
+# But it shows what the cheap methods that adapt the rate *during* one run, such as **HD** and
+# **MARTHE**, are trying to find. This notebook puts the three side by side on a few thousand
+# digits, as Section 5 of the MARTHE paper (Donini et al., 2020) does. It takes a few minutes.
+
+# %%
+import os
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import hyperlr
+from hyperlr.experiments import batches, data, models
+from hyperlr.experiments.log_space import smoothed_log_adam
+
+# Continuous integration runs every cell, with a horizon too short to see much.
+SHORT = os.environ.get("HYPERLR_SHORT") == "1"
+T = 12 if SHORT else 512
+OUTER_ITERATIONS = 2 if SHORT else 20
+
+# %% [markdown]
+# ## The task
+#
+# 3,500 digits to train on, 500 to validate, 1,000 for the final test; a network with one hidden
+# layer; minibatches of 100; plain gradient descent. A minibatch is a row of indices, so that $T$ of
+# them take little room.
+
+# %%
+digits = data.load_packaged()
+images, labels = data.as_inputs(jnp.asarray(digits.images)), jnp.asarray(digits.labels)
+test_images = data.as_inputs(jnp.asarray(digits.test_images))
+test_labels = jnp.asarray(digits.test_labels)
+train, validation = data.split_indices(digits, seed=0)
+
+params = models.init_mlp(jax.random.key(0), (784, 100, 10))
+
+
+def loss_fn(params, indices):
+    logits = models.apply_mlp(params, images[indices])
+    return models.cross_entropy(logits, labels[indices])
+
+
+def objective_fn(params):
+    return loss_fn(params, validation)
+
+
+def sample_batches(key):
+    epochs = -(-T * 100 // len(train))
+    shuffled = [jax.random.permutation(k, train) for k in jax.random.split(key, epochs)]
+    return jnp.concatenate(shuffled)[: T * 100].reshape(T, 100)
+
+
+# One fixed progression, on which all schedules are compared.
+progression = jnp.asarray(batches.epoch_batches(np.random.default_rng(0), train, T, 100))
+
+
+@jax.jit
+def accuracies(schedule):
+    """Trains with a schedule; the accuracy on the validation and on the test digits."""
+    trained, _ = hyperlr.unroll(optax.sgd, params, schedule, progression, loss_fn)
+    val = models.accuracy(models.apply_mlp(trained, images[validation]), labels[validation])
+    return val, models.accuracy(models.apply_mlp(trained, test_images), test_labels)
+
+
+# %% [markdown]
+# ## The hypergradient
+#
+# By the chain rule, the derivative of the final loss in one of the learning rates is (Eq. 4)
+#
+# $$\frac{\partial f}{\partial \eta_t} = -\nabla L_t(w_t)^\top
+# \left(\prod_{s=t+1}^{T-1} A_s\right)^{\!\top} \nabla E(w_T), \qquad A_s = I - \eta_s H_s .$$
+#
+# Read from the right: take the slope of the validation loss at the end, carry it back through the
+# remaining steps, and compare it with the step that was taken at time $t$. If they point the same
+# way, a larger $\eta_t$ would have helped. Nobody forms the matrices. One call gives all $T$
+# derivatives, in about the time of three training runs:
+
+# %%
+constant = jnp.full(T, 0.01)
+value, hypergradient = jax.jit(
+    lambda schedule: hyperlr.schedule_hypergradient(
+        optax.sgd, params, schedule, progression, loss_fn, objective_fn
+    )
+)(constant)
+negative = np.mean(hypergradient < 0)
+print(f"E(w_T) = {value:.3f} at η = 0.01; {negative:.0%} of the derivatives are negative")
+
+# %% [markdown]
+# Is it right? The directional derivative along $(1, \dots, 1)$ is the sum of the entries, and a
+# difference of two training runs must agree with it.
+
+# %%
+final_loss = jax.jit(
+    lambda rate: objective_fn(
+        hyperlr.unroll(optax.sgd, params, jnp.full(T, rate), progression, loss_fn)[0]
+    )
+)
+difference = (final_loss(0.0105) - final_loss(0.0095)) / 0.001
+print(f"sum of the hypergradient {hypergradient.sum():.2f}, difference {difference:.2f}")
+
+# %%
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+axes.plot(hypergradient)
+axes.axhline(0, color="black", linewidth=0.8)
+axes.set(xlabel="step t", ylabel="∂f / ∂η_t", title="Hypergradient at the constant 0.01")
+plt.show()
+
+# %% [markdown]
+# At 0.01 a longer step would have helped almost everywhere: the rate is far too small.
+#
+# ## Online: one run, learning the rate on the way
+#
+# HD compares each validation gradient with the step just taken, and forgets everything before it.
+# MARTHE keeps a discounted memory of the earlier steps, at the price of one Hessian-vector product.
+# Both are optax transformations. The scale-free variant of MARTHE moves $\log \eta$ by the angle
+# between that memory and the validation gradient, so that its step size has no units to tune.
+
+
+# %%
+def train_online(optimizer):
+    """One run with a learning rate that adapts; returns the schedule it produced."""
+    rng = np.random.default_rng(1)
+    val_batches = batches.independent_batches(rng, validation, T, 100)
+
+    def step(carry, batch):
+        params, state = carry
+        train_indices, val_indices = batch
+
+        def value_fn(params):
+            return loss_fn(params, train_indices)
+
+        grads = jax.grad(value_fn)(params)
+        val_grad = jax.grad(loss_fn)(params, val_indices)
+        updates, state = optimizer.update(
+            grads, state, params, value_fn=value_fn, val_grad=val_grad
+        )
+        learning_rate = hyperlr.metrics(state)["learning_rate"]
+        return (optax.apply_updates(params, updates), state), learning_rate
+
+    carry = (params, optimizer.init(params))
+    return jax.jit(lambda: jax.lax.scan(step, carry, (progression, val_batches))[1])()
+
+
+rule = hyperlr.exponentiated_gradient(0.2)
+schedules = {
+    "constant 0.01": constant,
+    "HD": train_online(hyperlr.hd(optax.sgd, 0.01, 1e-3)),
+    "MARTHE (scale-free)": train_online(
+        hyperlr.marthe(optax.sgd, 0.01, discount=0.99, hyper_optimizer=rule)
+    ),
+}
+
+# %% [markdown]
+# ## Offline: descent on the whole schedule
+#
+# From the same constant 0.01. The minibatches are drawn afresh for every outer iteration, so that
+# the schedule cannot adapt to one order of the images. Plain descent, `hyperlr.lrs_opt`, gets there
+# in thousands of iterations. With Adam on $\log \eta$, fed with hypergradients that are averaged
+# over neighbouring steps, twenty are enough to see the shape.
+
+# %%
+optimized = hyperlr.optimize_schedule(
+    optax.sgd,
+    params,
+    constant,
+    sample_batches,
+    loss_fn,
+    objective_fn,
+    optimizer=smoothed_log_adam(4.5, OUTER_ITERATIONS, width=31),
+    num_iterations=OUTER_ITERATIONS,
+    key=jax.random.key(1),
+)
+schedules["LRS-OPT"] = optimized.schedule
+print("E(w_T) of every outer iteration:", np.round(optimized.values, 3))
+
+# %% [markdown]
+# ## The comparison
+
+# %%
+colors = {
+    "constant 0.01": "#777777",
+    "HD": "#4477AA",
+    "MARTHE (scale-free)": "#AA3377",
+    "LRS-OPT": "#000000",
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+for row, (name, schedule) in enumerate(schedules.items()):
+    val, test = accuracies(jnp.asarray(schedule))
+    left.plot(schedule, color=colors[name], label=name)
+    right.plot(val, row - 0.1, "o", color=colors[name], label="validation" if row == 0 else None)
+    right.plot(
+        test,
+        row + 0.1,
+        "D",
+        color=colors[name],
+        markerfacecolor="none",
+        label="test" if row == 0 else None,
+    )
+    print(f"{name:20} validation {val:.1%}, test {test:.1%}")
+left.set(xlabel="step", ylabel="learning rate η", yscale="log", title="Schedules")
+left.legend()
+right.set_yticks(range(len(schedules)), list(schedules))
+right.invert_yaxis()
+right.set(xlabel="final accuracy", title="What they lead to")
+right.legend()
+plt.show()
+
+# %% [markdown]
+# ## What it means
+#
+# * The optimized schedule rises within the first steps, stays high for most of the run, and falls
+#   at the end. Nobody told it to warm up, nor to cool down.
+# * HD sees one step ahead. From there a small rate nearly always looks better than it is: a long
+#   step along a steep direction costs at once what it earns later. So HD stays far too low.
+# * MARTHE looks back over many steps and finds the right height in one run. It cannot see the end
+#   coming, so it does not fall there: that part only LRS-OPT knows.
+# * The differences in accuracy between good schedules are small, of the size that another order
+#   of the minibatches makes; between good and bad ones they are not.
+#
+# A schedule found once is a plain `optax.Schedule` from then on, of any length:
+
+# %%
+schedule = hyperlr.schedules.from_array(optimized.schedule, steps=2 * T)
+optimizer = optax.sgd(schedule)
+print([round(float(schedule(t)), 3) for t in (0, T // 2, T, 2 * T - 1)])
