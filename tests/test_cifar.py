@@ -66,7 +66,7 @@ def records(form, num, seed=0):
     return images, labels, content
 
 
-def write_set(folder, form, num_train=60, num_test=20):
+def write_set(folder, form, num_train=120, num_test=20):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / form.train_files[0]).write_bytes(records(form, num_train)[2])
     (folder / form.test_file).write_bytes(records(form, num_test, seed=1)[2])
@@ -120,7 +120,7 @@ def test_data_directory_holds_the_folder_or_the_files(data_dir, tmp_path, monkey
     by_folder = cifar_data.load(CIFAR10, data_dir)
     directly = cifar_data.load(CIFAR10, data_dir / CIFAR10.folder)
     np.testing.assert_array_equal(by_folder.images, directly.images)
-    assert (len(by_folder.images), len(by_folder.test_images)) == (60, 20)
+    assert (len(by_folder.images), len(by_folder.test_images)) == (120, 20)
     (tmp_path / "data_batch_1.bin").write_bytes(records(CIFAR10, 5)[2])
     (tmp_path / "data_batch_3.bin").write_bytes(records(CIFAR10, 4, seed=3)[2])
     with pytest.raises(InputError, match=r"test_batch\.bin is missing"):
@@ -217,16 +217,14 @@ def test_fixed_schedules_are_the_papers():
 
 def make_run(images, name="marthe", **settings):
     changed = SMALL._replace(**settings)
-    size = cifar.make_size(changed, 54)
+    size = cifar.make_size(changed, 108)
     return cifar.make_run(TASK, changed, size, name, images)
 
 
-def first_steps(images, val_shift=0, **settings):
-    run = make_run(images, **settings)._replace(
-        rates=cifar_training.Rates(np.full(12, 0.1, np.float32), 1e-3)
-    )
+def first_steps(images, val_shift):
+    run = make_run(images)._replace(rates=cifar_training.Rates(np.full(12, 0.1, np.float32), 1e-3))
     source = cifar_training.make_source(images, run.seed)
-    source = source._replace(val_indices=np.roll(source.val_indices, val_shift)[:3])
+    source = source._replace(val_indices=np.roll(source.val_indices, val_shift))
     state = cifar_runs._start(run)
     history = cifar_runs.empty_history(run.size)
     return cifar_runs.train_epoch(run, source, state, history, 0), history
@@ -241,11 +239,11 @@ def test_the_validation_minibatch_moves_the_rate_and_not_the_running_statistics(
     jax.tree.map(np.testing.assert_array_equal, *(state.batch_stats for state in states))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_weight_decay_is_in_the_loss_and_not_in_the_objective(weight_decay, images, monkeypatch):
+def test_weight_decay_is_in_the_loss_and_not_in_the_objective(images, monkeypatch):
+    weight_decay = 0.5
     monkeypatch.setattr(cifar_training, "WEIGHT_DECAY", weight_decay)
     cifar_training.train_step.clear_cache()
-    run = make_run(images, "hd", steps_per_epoch=1, batch_size=6)
+    run = make_run(images, "hd", steps_per_epoch=1, batch_size=12)
     source = cifar_training.make_source(images, 0)
     state, history = cifar_runs._start(run), cifar_runs.empty_history(run.size)
     params = [jax.tree.map(np.asarray, state.params)]
@@ -261,7 +259,7 @@ def test_weight_decay_is_in_the_loss_and_not_in_the_objective(weight_decay, imag
 
     # SGD's first step is −0.1 ∇L: L at w_0 has the penalty,
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
-    (train,), _ = cifar_training.epoch_minibatches(source, 0, 0, 1, 6)
+    (train,), _ = cifar_training.epoch_minibatches(source, 0, 0, 1, 12)
     inputs = cifar_inputs.augment(key, source.images[train])
     inputs = cifar_inputs.normalize(inputs, source.mean, source.deviation)
     expected = jax.tree.map(
@@ -350,7 +348,7 @@ def test_divergence_is_seen_in_losses_and_in_rates(images):
 
 @pytest.mark.parametrize(
     ("inner", "names", "num_seeds"),
-    [("momentum", tuple(cifar_methods.METHODS), 1), ("adam", ("sgdr", "marthe"), 2)],
+    [("momentum", tuple(cifar_methods.METHODS), 1), ("adam", ("marthe",), 2)],
     ids=["momentum", "adam"],
 )
 def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, data_dir, tmp_path):
