@@ -103,7 +103,7 @@ def test_scalars_are_at_least_float32():
 
 
 def test_one_parameter(x64):
-    loss = lambda w: 2.5 * w**2  # noqa: E731
+    loss = lambda w: 2.5 * w**2
     assert curvature.max_stable_learning_rate(loss, jnp.array(3.0)) == 0.4
     assert curvature.optimal_learning_rate(loss, jnp.array(3.0)) == 0.2
     assert curvature.lipschitz_constant(loss, jnp.array(3.0)) == 5.0
@@ -146,7 +146,7 @@ def test_loss_after_one_step_of_a_quadratic(x64):
     loss = quadratic(rotated([4.0, 1.0, 0.1])[0])
     w = jnp.array([1.0, -2.0, 0.3])
     g, bound = jax.grad(loss)(w), curvature.max_stable_learning_rate(loss, w)
-    after = lambda rate: loss(w - rate * g)  # noqa: E731
+    after = lambda rate: loss(w - rate * g)
     np.testing.assert_allclose(after(bound), loss(w), rtol=1e-12)
     assert after(0.99 * bound) < loss(w) < after(1.01 * bound)
     best = curvature.optimal_learning_rate(loss, w)
@@ -245,7 +245,7 @@ def test_lipschitz_constant_is_a_lower_bound_when_cut_short(x64):
 
 def test_lipschitz_constant_never_forms_the_hessian():
     n = 211
-    loss = lambda w: jnp.sum(jnp.cos(w)) * jnp.sum(w**2)  # noqa: E731
+    loss = lambda w: jnp.sum(jnp.cos(w)) * jnp.sum(w**2)
     jaxpr = jax.make_jaxpr(lambda w: curvature.lipschitz_constant(loss, w))(jnp.ones(n))
     assert f"[65,{n}]" in str(jaxpr)
     assert f"[{n},{n}]" not in str(jaxpr)
@@ -439,7 +439,7 @@ def test_limit_is_type_stable(dtype):
 
     state = tx.init(params)
     (_, new_state), _ = jax.lax.scan(step, (params, state), None, length=3)
-    describe = lambda tree: jax.tree.map(lambda x: (x.dtype, x.weak_type), tree)  # noqa: E731
+    describe = lambda tree: jax.tree.map(lambda x: (x.dtype, x.weak_type), tree)
     assert describe(new_state) == describe(state)
     assert new_state.max_learning_rate.dtype == jnp.float32
     assert new_state.count == 3

@@ -151,7 +151,7 @@ sine.defvjp(lambda x: (sine(x), x), lambda x, g: (jnp.cos(x) * g,))
 
 
 def test_custom_vjp_needs_reverse_over_reverse_and_the_error_says_so():
-    loss = lambda w: jnp.sum(sine(w) ** 2)  # noqa: E731
+    loss = lambda w: jnp.sum(sine(w) ** 2)
     w = jnp.array([0.3, 0.7])
 
     def two_steps(hvp):

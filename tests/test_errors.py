@@ -80,7 +80,7 @@ def test_static_mistakes_are_refused_by_the_factory(make, error, message):
 def test_mistakes_in_init_and_update():
     tx = hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-3)
     params = {"w": jnp.ones((2, 3))}
-    loss = lambda p: jnp.sum(p["w"] ** 2)  # noqa: E731
+    loss = lambda p: jnp.sum(p["w"] ** 2)
     state = tx.init(params)
     with pytest.raises(TypeError, match="complex"):
         tx.init({"w": jnp.ones(2, jnp.complex64)})

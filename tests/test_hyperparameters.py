@@ -20,7 +20,7 @@ def train(tx, params, batches, loss):
     def step(carry, batch):
         params, state = carry
         current = hyperlr.metrics(state)
-        value_fn = lambda p, hyperparams: loss(p, batch, hyperparams)  # noqa: E731
+        value_fn = lambda p, hyperparams: loss(p, batch, hyperparams)
         updates, state = tx.update(
             jax.grad(value_fn)(params, current), state, params, value_fn=value_fn
         )

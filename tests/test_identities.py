@@ -138,7 +138,7 @@ def test_scale_free_rule_does_not_see_units():
         rule = hyperlr.exponentiated_gradient(0.2)
         tx = hyperlr.marthe(optax.sgd, rate, discount=0.99, hyper_optimizer=rule)
         scaled = jax.tree.map(lambda x: b * x, params)
-        loss = lambda p, batch: a * mlp_loss(jax.tree.map(lambda x: x / b, p), batch)  # noqa: E731
+        loss = lambda p, batch: a * mlp_loss(jax.tree.map(lambda x: x / b, p), batch)
         return train(tx, scaled, batches, loss)[2]["learning_rate"]
 
     plain = schedule(0.01, 1.0, 1.0)
@@ -188,13 +188,13 @@ def test_bfloat16_parameters_do_not_coarsen_what_is_learned():
 
 
 def test_integer_state_and_none_pass_through():
-    inner = lambda learning_rate: optax.chain(  # noqa: E731
+    inner = lambda learning_rate: optax.chain(
         optax.trace(0.9), optax.scale_by_schedule(lambda n: 1.0 / (1 + n)), optax.sgd(learning_rate)
     )
     tx = hyperlr.rtho(inner, 0.1, 1e-3)
     params = {"w": jnp.ones(2), "none": None}
     state = tx.init(params)
-    loss = lambda p: jnp.sum(p["w"] ** 2)  # noqa: E731
+    loss = lambda p: jnp.sum(p["w"] ** 2)
     for _ in range(3):
         updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
     assert updates["none"] is None

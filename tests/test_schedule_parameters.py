@@ -63,7 +63,7 @@ def test_hypergradient_of_the_schedule_chains_into_the_peak(problem, mode):
     """The whole schedule is optimized; its peak is the one number behind it."""
     params, batches, objective = problem
     steps = jnp.arange(STEPS)
-    schedule = lambda peak: jax.vmap(hyperlr.schedules.cosine_annealing(peak, STEPS))(steps)  # noqa: E731
+    schedule = lambda peak: jax.vmap(hyperlr.schedules.cosine_annealing(peak, STEPS))(steps)
     momentum = functools.partial(optax.sgd, momentum=0.9)
     value, hypergradient = jax.jit(
         lambda schedule: hyperlr.schedule_hypergradient(

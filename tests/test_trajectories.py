@@ -119,7 +119,7 @@ def test_beta_grows_while_hypergradients_agree():
 
 def test_discount_uses_the_gradient_of_the_objective_and_not_its_value():
     """Eq. 10 as printed has E(w_{t+1}) in its last factor; shifting E must not change μ."""
-    shifted = lambda w, batch: loss(w, batch) + 100.0  # noqa: E731
+    shifted = lambda w, batch: loss(w, batch) + 100.0
     tx = hyperlr.marthe(optax.sgd, 0.02, hyper_learning_rate=1e-3)
     *_, plain = train(tx, jnp.array(W0), stack(TRAIN), loss, stack(VAL))
     *_, moved = train(tx, jnp.array(W0), stack(TRAIN), shifted, stack(VAL))
