@@ -40,8 +40,9 @@ TRANSFORMATIONS = {
         hvp="finite_difference",
     ),
 }
-# Transformations of hyperparameters, not of parameters: used inside the ones above.
-HYPER_OPTIMIZERS = {"adaptive_sgd", "exponentiated_gradient"}
+# Transformations of hyperparameters and of schedules, not of parameters. The first two run inside
+# the ones above, the last in the contract of LRS-OPT.
+NOT_OF_PARAMETERS = {"adaptive_sgd", "exponentiated_gradient", "lrs_opt"}
 
 WRAPPERS = {
     "plain": lambda tx: tx,
@@ -199,7 +200,7 @@ def test_every_public_factory_is_in_the_table():
         and not isinstance(getattr(hyperlr, name), type)
         and _returns_transformation(getattr(hyperlr, name))
     }
-    assert factories == {n for n in TRANSFORMATIONS if n in hyperlr.__all__} | HYPER_OPTIMIZERS
+    assert factories == {n for n in TRANSFORMATIONS if n in hyperlr.__all__} | NOT_OF_PARAMETERS
 
 
 def _returns_transformation(function):
