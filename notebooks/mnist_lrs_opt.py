@@ -239,8 +239,8 @@ plt.show()
 #   step along a steep direction costs at once what it earns later. So HD stays ten times too low.
 # * MARTHE looks back over many steps, and finds the right height within the first hundred of a
 #   single run. It cannot see the end coming, so it does not fall there: that only LRS-OPT knows.
-# * Between a bad schedule and a good one lie ten points of accuracy; among good ones hardly any. The
-#   last point that LRS-OPT gains is on the validation digits, the ones that it was fitted to.
+# * Between a bad schedule and a good one lie ten points of accuracy; among good ones hardly any.
+#   The last point that LRS-OPT gains is on the validation digits, which it was fitted to.
 #
 # A schedule found once is a plain `optax.Schedule` from then on, of any length:
 
