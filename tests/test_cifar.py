@@ -378,9 +378,12 @@ def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, d
     for file in ("curves.npz", "curves.png", "curves_sgdr_2264.png"):
         assert (out / file).stat().st_size > 1_000
     assert len(list((out / "tensorboard").iterdir())) == len(names) * num_seeds
+    before = (out / "metrics.jsonl").read_text()
     with pytest.raises(InputError, match="pass --resume"):
         cifar.run(task, settings, data_dir, out, QUIET)
-    before = (out / "metrics.jsonl").read_text()
+    with pytest.raises(InputError, match=r"--resume: .* another num_epochs \(4 there, 5 here\)"):
+        cifar.run(task, settings._replace(num_epochs=5), data_dir, out, QUIET, resume=True)
+    assert (out / "metrics.jsonl").read_text() == before
     cifar.run(task, settings, data_dir, out, QUIET, resume=True)  # all is done
     assert (out / "metrics.jsonl").read_text() == before
 

@@ -1,6 +1,7 @@
 """Section 6 of the paper: VGG-11 on CIFAR-10, ResNet-18 on CIFAR-100, fixed and learned rates."""
 
 import functools
+import json
 import math
 import platform
 import time
@@ -110,14 +111,10 @@ def run(
             f"--method: there is no {unknown[0]}; the methods are {', '.join(METHODS)}"
         )
     results.prepare_output(out)
-    if not resume and (out / "checkpoints").exists():
-        raise InputError(
-            f"--out: {out} holds checkpoints of an earlier run; pass --resume to go on with it, or "
-            "name another directory"
-        )
     images = cifar_data.load(task.form, data_dir)
     size = make_size(settings, len(cifar_data.split_indices(len(images.images), 0)[0]))
     config = describe(task, settings, size, images)
+    check_resumption(out, fixed_config(config), resume)
     num_steps = size.num_epochs * size.steps_per_epoch * settings.num_seeds
     total = num_steps * sum(METHODS[name].cost for name in settings.methods)
     histories: dict[str, list[History]] = {}
@@ -137,7 +134,8 @@ def run(
                     template._replace(seed=seed),
                     images,
                     out / "checkpoints" / f"{name}-{seed}",
-                    checkpoint_description(config, name, seed, step_size),
+                    fixed_config(config)
+                    | {"method": name, "seed": str(seed), "step_size": repr(step_size)},
                     on_epoch=functools.partial(_advance, progress, bar, METHODS[name].cost),
                     on_evaluation=functools.partial(log.write, name, seed),
                 )
@@ -201,23 +199,43 @@ def find_step_size(
     found = cifar_runs.search_step_size(template, images, settings.search_steps)
     if math.isnan(found):
         raise InputError(f"{METHODS[name].label} diverged with every step size; look at the data")
-    file.parent.mkdir(parents=True, exist_ok=True)
     with results.atomic_file(file) as handle:
         handle.write(repr(found).encode())
     return found
 
 
-def checkpoint_description(
-    config: dict[str, Any], name: str, seed: int, step_size: float
-) -> dict[str, str]:
-    """Returns what tells a run from others: a checkpoint is taken up by the same one alone."""
+def fixed_config(config: dict[str, Any]) -> dict[str, str]:
+    """Returns what must be the same of a run that goes on from checkpoints."""
     fixed = ("experiment", "network", "width", "inner", "num_train", "num_val", "num_epochs",
              "steps_per_epoch", "batch_size", "eval_epochs")  # fmt: skip
-    return {key: str(config[key]) for key in fixed} | {
-        "method": name,
-        "seed": str(seed),
-        "step_size": repr(step_size),
-    }
+    return {key: str(config[key]) for key in fixed}
+
+
+def check_resumption(out: Path, fixed: dict[str, str], resume: bool) -> None:
+    """Checks that the checkpoints in `out` are to be taken up and can be, and notes whose they are.
+
+    Before any file of the earlier run is touched.
+
+    Raises:
+      InputError: there are checkpoints and `resume` is not set, or they are of another run.
+    """
+    file = out / "checkpoints" / "config.json"
+    if file.is_file() and not resume:
+        raise InputError(
+            f"--out: {out} holds checkpoints of an earlier run; pass --resume to go on with it, or "
+            "name another directory"
+        )
+    if file.is_file():
+        there = json.loads(file.read_text())
+        for key, value in fixed.items():
+            if there.get(key) != value:
+                raise InputError(
+                    f"--resume: {out} holds a run with another {key} ({there.get(key)} there, "
+                    f"{value} here); pass what it was started with, or name another directory"
+                )
+    file.parent.mkdir(exist_ok=True)
+    with results.atomic_file(file) as handle:
+        handle.write(json.dumps(fixed, indent=2).encode() + b"\n")
 
 
 def summary(template: Run, runs: list[History], seconds: float) -> dict[str, Any]:
