@@ -1,6 +1,7 @@
 """Checkpoints of a long run, written by orbax, which comes with the extra ``checkpoint``."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ Problem = Mapping[str, str]
 
 
 @contextmanager
-def open_directory(directory: str | Path) -> Iterator[Any]:
+def open_directory(directory: str | os.PathLike[str]) -> Iterator[Any]:
     """The checkpoints of one run in a directory, which is made if it is not there.
 
     Orbax gives a checkpoint its name only when it is complete, and the one before it stays, so that
@@ -64,9 +65,9 @@ def restore(manager: Any, step: int, like: Tree, problem: Problem) -> Tree:
 
     directory = manager.directory
     try:
-        found = manager.restore(step, args=ocp.args.Composite(problem=ocp.args.JsonRestore()))
-        saved = found["problem"]
-    except (KeyError, FileNotFoundError) as error:
+        saved = manager.restore(step, args=ocp.args.Composite(problem=ocp.args.JsonRestore()))
+        saved = saved["problem"]
+    except (KeyError, ValueError, FileNotFoundError) as error:
         raise ValueError(
             f"checkpoint_dir {directory} holds checkpoints that hyperlr did not write: name "
             "another directory"
@@ -89,7 +90,7 @@ def restore(manager: Any, step: int, like: Tree, problem: Problem) -> Tree:
     )["leaves"]
     # Through the host: what orbax returns is bound to a device, and would compile the step again.
     plain = [jnp.asarray(jax.device_get(x)) for x in restored]
-    return structure.unflatten(map(_like, plain, leaves))
+    return jax.tree.unflatten(structure, map(_like, plain, leaves))
 
 
 def describe(tree: Tree) -> str:

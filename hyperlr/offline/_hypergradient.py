@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from hyperlr import _checks
+from hyperlr import _checks, _dynamics
 from hyperlr._dynamics import Tree
 from hyperlr.offline._unroll import CHECKPOINTING, Schedule, unroll
 
@@ -86,4 +86,5 @@ def schedule_hypergradient(
 
     derivative = jax.grad if mode == "reverse" else jax.jacfwd
     hypergradient, value = derivative(objective, has_aux=True)(schedule)
-    return value, hypergradient
+    # jax.jacfwd returns all entries of a dict in the dtype that they promote to.
+    return value, _dynamics.cast_like(hypergradient, schedule)
