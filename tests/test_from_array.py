@@ -199,6 +199,8 @@ def test_traced_values_cannot_be_saved(tmp_path):
         '{"format": "hyperlr.schedule", "version": 1,'
         ' "schedule": {"dtype": "float32", "values": []}}',
         '{"format": "hyperlr.schedule", "version": 1,'
+        ' "schedule": {"dtype": "float32", "values": [1e999]}}',
+        '{"format": "hyperlr.schedule", "version": 1,'
         ' "schedule": {"dtype": "float32", "values": [true]}}',
         '{"format": "hyperlr.schedule", "version": 1,'
         ' "schedule": {"dtype": "int32", "values": [1]}}',
@@ -209,7 +211,7 @@ def test_traced_values_cannot_be_saved(tmp_path):
 def test_files_that_hold_no_schedule(tmp_path, text):
     path = tmp_path / "schedule.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="schedule.json does not hold a schedule"):
+    with pytest.raises(ValueError, match=r"schedule\.json does not hold a schedule"):
         load_array(path)
 
 

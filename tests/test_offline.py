@@ -392,7 +392,7 @@ def test_optimize_schedule_is_the_loop_that_one_would_write(optimizer):
 
 
 def test_the_value_falls_from_the_schedule_of_an_online_method():
-    params, schedule, sample_batches, loss_fn, objective = toy(20)
+    params, _, sample_batches, loss_fn, objective = toy(20)
     batches = sample_batches(jax.random.key(1))
     tx = hyperlr.marthe(optax.sgd, 0.01, hyper_learning_rate=1e-4)
 

@@ -130,9 +130,12 @@ def load_array(path: str | os.PathLike[str]) -> Any:
     """
     try:
         document = json.loads(Path(path).read_text("utf-8"), parse_constant=_refuse_constant)
-        if document["format"] != _FORMAT or document["version"] != _VERSION:
-            raise ValueError(f"its version is {document['version']!r}, not {_VERSION}")
+        found = (document["format"], document["version"])
+        if found != (_FORMAT, _VERSION):
+            raise ValueError(f"its format and version are {found}, not {(_FORMAT, _VERSION)}")
         content = document["schedule"]
+        if not content:
+            raise ValueError("its schedule is empty")
         if "values" in content and isinstance(content["values"], list):
             return _decode(content)
         return {name: _decode(entry) for name, entry in content.items()}
@@ -173,8 +176,8 @@ def _encode(name: str, values: Any) -> dict[str, Any]:
 def _decode(content: Any) -> jax.Array:
     """The inverse of :func:`_encode`."""
     numbers, dtype = content["values"], jnp.dtype(content["dtype"])
-    if not numbers or not all(type(x) in (int, float) for x in numbers):
-        raise ValueError("its values are not a list of numbers")
+    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+        raise ValueError("its values are not a list of finite numbers")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"its dtype is {dtype}")
     return jnp.asarray(numbers, jax.dtypes.canonicalize_dtype(dtype))
