@@ -42,7 +42,7 @@ PRESETS = {
         lrs=lrs.Settings(
             num_seeds=1,
             start="marthe_scale_free",
-            num_iterations=10,
+            num_iterations=8,
             distance=1.25,
             evaluate_every=2,
         ),

@@ -125,7 +125,7 @@ def _draw_optimized(axes: Axes, optimized: Sequence[lrs.Optimized]) -> None:
         axes.plot(each.start, ":", color=color, linewidth=1, label=f"start, seed {seed}")
         schedule = each.trained.records["learning_rate"][0]
         iterations = len(each.objectives)
-        label = f"after {iterations} iterations, seed {seed}"
+        label = f"best within {iterations} iterations, seed {seed}"
         axes.plot(schedule, color=color, linewidth=1.5, label=label)
     if optimized:
         axes.legend(fontsize="small")
@@ -181,8 +181,8 @@ def _draw_grids(
     num_seeds = len(next(iter(outcomes.grids.values())).trained.test_loss)
     num_seeds //= len(next(iter(outcomes.grids.values())).step_sizes)
     axes.set(
-        title=f"Validation accuracy, mean of {_seeds(num_seeds)} (diverged: absent)",
-        xlabel="β; for MARTHE (μ, β adapted) κ, for MARTHE (scale-free) γ",
+        title=f"Mean validation accuracy, {_seeds(num_seeds)}",
+        xlabel="β; for MARTHE (μ, β adapted) κ, for MARTHE (scale-free) γ\n(no point: diverged)",
         xscale="log",
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
