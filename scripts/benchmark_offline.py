@@ -145,7 +145,7 @@ def measure(name: str, num_steps: int, rounds: int) -> list[dict[str, Any]]:
 
 def table(results: list[dict[str, Any]]) -> Table:
     """The results, one row each."""
-    title = "The hypergradient of T steps of 784-500-500-500-10 at batch 100, beside T plain steps"
+    title = "Hypergradient of T steps of 784-500-500-500-10, beside T plain steps"
     view = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     view.add_column("inner", no_wrap=True)
     view.add_column("T", justify="right")
