@@ -502,6 +502,12 @@ def test_what_is_not_finite_is_skipped_counted_and_reported(what, with_callback)
         assert not np.array_equal(records[2].schedule, records[3].schedule)
 
 
+def test_an_optimizer_that_hides_nan_does_not_get_to_see_it():
+    optimizer = optax.chain(optax.zero_nans(), optax.sgd(1e-3))
+    with pytest.warns(RuntimeWarning, match="2 of 5 outer iterations were skipped"):
+        run(num_iterations=5, optimizer=optimizer, **wrong_in((1, 3), "gradient"))
+
+
 def test_a_schedule_that_would_overflow_is_not_taken():
     with pytest.warns(RuntimeWarning, match="3 of 3 outer iterations were skipped"):
         result = run(num_iterations=3, optimizer=optax.scale(-float("inf")))
