@@ -185,6 +185,12 @@ def _draw_grids(
         xlabel="β; for MARTHE (μ, β adapted) κ, for MARTHE (scale-free) γ\n(no point: diverged)",
         xscale="log",
     )
+    tried = [
+        each.step_sizes for name, each in outcomes.grids.items() if METHODS[name].step_size_name
+    ]
+    if tried:  # Limits of its own, for an axis that has no point where every run diverged.
+        sizes = np.concatenate(tried)
+        axes.set_xlim(sizes.min() / 3, sizes.max() * 3)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
 
