@@ -56,9 +56,9 @@ def cases() -> list[Case]:
     rows = []
     for name, inner in INNER.items():
         rows.append(Case(name, "plain", "", "", optax.with_extra_args_support(inner(RATE))))
-        for objective in ("E = L", "validation"):
+        for objective in ("E = L", "val."):
             rows.append(Case(name, "HD", objective, "", hyperlr.hd(inner, RATE, 1e-9)))
-            for product in ("exact", "difference"):
+            for product in ("exact", "diff."):
                 tx = hyperlr.online(
                     inner,
                     {"learning_rate": RATE},
@@ -98,7 +98,7 @@ def compile_step(case: Case, params: models.Params, batches: tuple, donate: bool
         value_fn = functools.partial(loss, batch=train)
         grads = jax.grad(value_fn)(params)
         extra = {} if case.method == "plain" else {"value_fn": value_fn}
-        if case.objective == "validation":
+        if case.objective == "val.":
             extra["val_grad"] = jax.grad(loss)(params, val)
         updates, state = case.tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
@@ -155,7 +155,7 @@ def table(results: list[dict[str, Any]]) -> Table:
     for column in ("inner", "method", "objective", "product"):
         view.add_column(column, no_wrap=True)
     for column in ("time\nms", "time\nratio", "FLOP\nratio", "state\nMB", "temp.\nMB"):
-        view.add_column(column, justify="right")
+        view.add_column(column, justify="right", no_wrap=True)
     for row in results:
         view.add_row(
             *(row[key] for key in ("inner", "method", "objective", "product")),
