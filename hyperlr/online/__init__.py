@@ -6,6 +6,10 @@ from hyperlr.online._exponentiated_gradient import (
     ExponentiatedGradientState,
     exponentiated_gradient,
 )
+from hyperlr.online._find_meta_learning_rate import (
+    FoundMetaLearningRate,
+    find_meta_learning_rate,
+)
 from hyperlr.online._hd import hd
 from hyperlr.online._marthe import marthe
 from hyperlr.online._metrics import metrics
@@ -14,9 +18,11 @@ from hyperlr.online._rtho import rtho
 __all__ = [
     "AdaptiveSgdState",
     "ExponentiatedGradientState",
+    "FoundMetaLearningRate",
     "OnlineState",
     "adaptive_sgd",
     "exponentiated_gradient",
+    "find_meta_learning_rate",
     "hd",
     "marthe",
     "metrics",
