@@ -90,11 +90,10 @@ def train(
     test_indices = np.arange(len(images.test_labels), dtype=np.int32)
     state, history, first = _start(run), empty_history(size), 0
     with _checkpoint.open_directory(checkpoints) as manager:
-        saved = _checkpoint.latest_step(manager)
-        if saved is not None:
-            state, history = _restored(manager, saved, (state, history), description)
-            first = saved
-            on_epoch(saved * size.steps_per_epoch)
+        found = _restored(manager, (state, history), description)
+        if found is not None:
+            first, (state, history) = found
+            on_epoch(first * size.steps_per_epoch)
             for k in np.flatnonzero(np.isfinite(history.curves["step"])).tolist():
                 on_evaluation(_evaluation(history, k))
         for epoch in range(first, size.num_epochs):
@@ -215,13 +214,17 @@ def _start(run: Run) -> State:
 
 
 def _restored(
-    manager: Any, saved: int, like: tuple[State, History], description: dict[str, str]
-) -> tuple[State, History]:
+    manager: Any, like: tuple[State, History], description: dict[str, str]
+) -> tuple[int, tuple[State, History]] | None:
+    """The last good checkpoint: how many epochs it has done, and what it holds."""
     try:
-        state, history = _checkpoint.restore(manager, saved, like, description)
+        found = _checkpoint.restore_latest(manager, lambda epochs: like, description)
     except ValueError as error:
         raise InputError(f"--resume: {error}") from error
-    return state, jax.tree.map(np.array, history)
+    if found is None:
+        return None
+    epochs, (state, history) = found
+    return epochs, (state, jax.tree.map(np.array, history))
 
 
 def _evaluation(history: History, k: int) -> dict[str, float]:

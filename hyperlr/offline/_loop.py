@@ -13,7 +13,7 @@ from hyperlr.offline._outer_step import OuterRecord, OuterState
 Step = Callable[[OuterState, None], tuple[OuterState, OuterRecord]]
 
 # Changes when a checkpoint of this version can no longer be read.
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 class History(NamedTuple):
@@ -47,10 +47,13 @@ def run(
     } | {name: _checkpoint.digest(tree) for name, tree in identity.items()}
 
     with _checkpoint.open_directory(checkpoint_dir) as manager:
-        done = _checkpoint.latest_step(manager)
-        if done is not None:
-            like = (state, _arrays(History([0.0] * done, [0.0] * done)))
-            state, arrays = _checkpoint.restore(manager, done, like, problem)
+        found = _checkpoint.restore_latest(
+            manager,
+            lambda done: (state, _arrays(History([0.0] * done, [0.0] * done))),
+            problem,
+        )
+        if found is not None:
+            done, (state, arrays) = found
             if done > num_iterations:
                 raise ValueError(
                     f"checkpoint_dir {checkpoint_dir} holds a run of {done} iterations, more than "

@@ -84,6 +84,8 @@ def optimize_schedule(
         If it holds one, the run resumes there, bit for bit as if it had not been interrupted;
         with a larger ``num_iterations``, a finished run goes on. Params, starting schedule, key and
         structure must be those of the checkpoint. Functions cannot be compared: keep them the same.
+        A damaged checkpoint is refused, and the run resumes from the one before it, or where there
+        is none, from the beginning.
       checkpoint_every: iterations between checkpoints, ≥ 1; the last is always kept. An iteration
         after the last checkpoint is repeated on resuming, and so is its callback.
 
@@ -98,7 +100,8 @@ def optimize_schedule(
       ImportError: a ``checkpoint_dir`` without orbax.
 
     Warns:
-      RuntimeWarning: if iterations were skipped (where their number is not traced).
+      RuntimeWarning: if iterations were skipped (where their number is not traced), or a checkpoint
+        was refused.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
