@@ -313,10 +313,18 @@ def test_what_run_returns_is_checked(run, message):
         hyperlr.find_meta_learning_rate(run, [0.1, 0.2])
 
 
-def test_no_survivor_is_an_error_that_says_what_to_do():
-    with pytest.raises(ValueError, match=r"no candidate survived, down to 0\.6: pass smaller"):
+def test_no_survivor_is_an_error_that_says_what_to_do_and_has_the_record():
+    with pytest.raises(
+        hyperlr.NoSurvivorError, match=r"no candidate survived, down to 0\.6: pass smaller"
+    ) as caught:
         hyperlr.find_meta_learning_rate(descend, [1.0, 0.6])
-    with pytest.raises(ValueError, match=r"margin of 10: \[0\.4, 0\.49\] survived.*or a smaller m"):
+    result = caught.value.result
+    assert math.isnan(result.value)
+    assert result.survived.tolist() == [False, False]
+    assert result.losses.shape == (2, 40)
+    with pytest.raises(
+        ValueError, match=r"margin of 10: \[0\.4\d*, 0\.49\d*\] survived.*or a smaller"
+    ):
         hyperlr.find_meta_learning_rate(descend, [1.0, 0.4, 0.49])
     with pytest.raises(ValueError, match="the very first losses are not finite: look at the param"):
         hyperlr.find_meta_learning_rate(lambda candidate: jnp.full(3, jnp.nan), [0.1])

@@ -8,6 +8,7 @@ from hyperlr.online._exponentiated_gradient import (
 )
 from hyperlr.online._find_meta_learning_rate import (
     FoundMetaLearningRate,
+    NoSurvivorError,
     find_meta_learning_rate,
 )
 from hyperlr.online._hd import hd
@@ -19,6 +20,7 @@ __all__ = [
     "AdaptiveSgdState",
     "ExponentiatedGradientState",
     "FoundMetaLearningRate",
+    "NoSurvivorError",
     "OnlineState",
     "adaptive_sgd",
     "exponentiated_gradient",

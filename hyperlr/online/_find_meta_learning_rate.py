@@ -37,6 +37,19 @@ class FoundMetaLearningRate(NamedTuple):
     records: Any
 
 
+class NoSurvivorError(ValueError):
+    """No candidate survived with the margin; ``result`` has what was recorded, and ``value`` NaN.
+
+    Attributes:
+      result: a :class:`FoundMetaLearningRate` with ``value`` NaN, ``place`` -1 and ``margin_seen``
+        ``False``.
+    """
+
+    def __init__(self, message: str, result: FoundMetaLearningRate):
+        super().__init__(message)
+        self.result = result
+
+
 def find_meta_learning_rate(
     run: Callable[[jax.Array], Any],
     candidates: jax.Array | Sequence[float],
@@ -80,7 +93,9 @@ def find_meta_learning_rate(
     Raises:
       TypeError: ``candidates`` or what ``run`` returns are not floating-point arrays with one axis;
         ``batch_size`` is not an integer.
-      ValueError: a number out of range; no candidate survived with the margin; something is traced.
+      NoSurvivorError: no candidate survived with the margin; a ``ValueError`` that has what was
+        recorded.
+      ValueError: a number out of range; a first loss that is not positive; something is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
@@ -129,17 +144,13 @@ def find_meta_learning_rate(
     curves = losses.tolist()
     survived = _survivors(curves, max_growth)
     place = _largest_with_margin(sizes, survived, margin)
-    if place is None:
-        raise ValueError(_no_survivor(sizes, survived, curves, margin))
-    return FoundMetaLearningRate(
-        value=sizes[place],
-        place=place,
-        margin_seen=max(sizes) >= margin * sizes[place] * (1 - _ROUNDING),
-        candidates=tried,
-        survived=jnp.asarray(survived),
-        losses=losses,
-        records=records,
+    result = FoundMetaLearningRate(
+        math.nan, -1, False, tried, jnp.asarray(survived), losses, records
     )
+    if place is None:
+        raise NoSurvivorError(_no_survivor(sizes, survived, curves, margin), result)
+    reach = margin * sizes[place] * (1 - _ROUNDING)
+    return result._replace(value=sizes[place], place=place, margin_seen=max(sizes) >= reach)
 
 
 def _map_in_groups(
