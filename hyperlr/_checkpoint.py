@@ -1,9 +1,9 @@
 """Checkpoints of a long run, written by orbax, which comes with the extra ``checkpoint``.
 
 A checkpoint holds the bytes of all arrays of a tree, one after the other, what tells its run from
-other runs, and digests of both. One that is damaged or of another run is refused, and the one before
-it is taken. (Of several arrays, orbax reads the others on when one is damaged, and complains of them
-in the background.)
+other runs, and digests of both. One that is damaged or of another run is refused, and the one
+before it is taken. (Given many arrays, of which one is damaged, orbax would go on reading the
+others in the background, and complain of each.)
 """
 
 import hashlib
@@ -85,8 +85,8 @@ def restore_latest(
 ) -> tuple[int, Tree] | None:
     """The last good checkpoint of this run: its step, and its tree.
 
-    Checkpoints after it that are damaged, or not of this run, are renamed to ``refused-<step>``, out
-    of the way, with a warning.
+    Checkpoints after it that are damaged, or not of this run, are renamed to ``refused-<step>``,
+    with a warning: none is deleted.
 
     Args:
       manager: what :func:`open_directory` gave.
@@ -105,15 +105,15 @@ def restore_latest(
     refused: dict[int, _RefusedError] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            tree = _restore(manager, step, like(step), problem)
+            tree = _restore(manager, step, like, problem)
         except _RefusedError as error:
             refused[step] = error
             continue
         _set_aside(manager, refused, f"taking the one of step {step}")
         return step, tree
-    for error in refused.values():
-        if isinstance(error, _ForeignError):
-            raise ValueError(f"checkpoint_dir {manager.directory} {error}") from error
+    for reason in refused.values():
+        if isinstance(reason, _ForeignError):
+            raise ValueError(f"checkpoint_dir {manager.directory} {reason}") from reason
     _set_aside(manager, refused, "there is no good one before it: starting from the beginning")
     return None
 
@@ -141,8 +141,8 @@ class _ForeignError(_RefusedError):
     """The checkpoint is not of this run; it may be a good one of another."""
 
 
-def _restore(manager: Any, step: int, like: Tree, problem: Problem) -> Tree:
-    """The tree of the checkpoint of ``step``, in the structure and types of ``like``."""
+def _restore(manager: Any, step: int, like_at: Callable[[int], Tree], problem: Problem) -> Tree:
+    """The tree of the checkpoint of ``step``, in the structure and types of ``like_at(step)``."""
     import orbax.checkpoint as ocp
 
     folder = Path(manager.directory) / str(step)
@@ -152,9 +152,11 @@ def _restore(manager: Any, step: int, like: Tree, problem: Problem) -> Tree:
     saved = _read(manager, step, run=ocp.args.JsonRestore())
     if not isinstance(saved, dict):
         raise _RefusedError("its description is not what was written")
-    there, here = saved.get("problem"), _with_structure(problem, like)
-    if _digest_of_json(there) != saved.get("problem digest"):
+    there = saved.get("problem")
+    if not isinstance(there, dict) or _digest_of_json(there) != saved.get("problem digest"):
         raise _RefusedError("its description is not what was written")
+    like = like_at(step)
+    here = _with_structure(problem, like)
     if there != here:
         different = [
             f"{name} (there {there.get(name)}, here {here.get(name)})"
@@ -201,9 +203,8 @@ def _set_aside(manager: Any, refused: Mapping[int, _RefusedError], instead: str)
         folder = Path(manager.directory) / str(step)
         kept = _free_name(folder.with_name(f"refused-{step}"))
         folder.rename(kept)
-        reason = (
-            "is not of this run" if isinstance(error, _ForeignError) else f"is damaged ({error})"
-        )
+        foreign = isinstance(error, _ForeignError)
+        reason = "is not of this run" if foreign else f"is damaged ({error})"
         warnings.warn(
             f"checkpoint {folder} {reason}, and is now {kept.name}; {instead}",
             RuntimeWarning,

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,8 +32,13 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def study(digits):
-    return curvature_report.measure(digits, SETTINGS, Console(quiet=True))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("parts")
+
+
+@pytest.fixture(scope="module")
+def study(digits, folder):
+    return curvature_report.measure(digits, SETTINGS, folder, Console(quiet=True))
 
 
 def test_one_step_of_the_quadratic_is_its_second_order_model(study):
@@ -102,6 +108,26 @@ def test_sharpness_is_measured_along_the_run(study):
     np.testing.assert_array_equal(
         curvature_report.rates_at(measured), measured.learning_rates[[0, 3, 5]]
     )
+
+
+def test_measurements_on_the_network_are_read_back(study, digits, folder, monkeypatch):
+    for name in ("descent_with_bound", "one_step"):
+        original = getattr(curvature, name)
+        monkeypatch.setattr(
+            curvature,
+            name,
+            lambda loss, params, *args, original=original, **options: (
+                pytest.fail("measured again")
+                if isinstance(params, list)
+                else original(loss, params, *args, **options)
+            ),
+        )
+    monkeypatch.setattr(curvature, "follow_marthe", lambda *args: pytest.fail("measured again"))
+    again = curvature_report.measure(digits, SETTINGS, folder, Console(quiet=True))
+    jax.tree.map(np.testing.assert_array_equal, again, study)
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        other = SETTINGS._replace(marthe_steps=5)
+        curvature_report.measure(digits, other, folder, Console(quiet=True))
 
 
 def test_run_writes_its_results(tmp_path, monkeypatch, study, digits, capsys):

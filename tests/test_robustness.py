@@ -1,14 +1,16 @@
 """The robustness experiment: every start under every optimizer, and divergences shown as such."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import optax
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from hyperlr.experiments import data, robustness, robustness_plots, robustness_report
+from hyperlr.experiments import data, robustness, robustness_plots, robustness_report, training
 from hyperlr.experiments.cli import app
 from hyperlr.experiments.errors import InputError
 
@@ -42,6 +44,7 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
         robustness_report.run(SMALL, None, tmp_path / "out", Console(file=log, width=80))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "metrics.json",
+        "parts",
         "robustness.png",
         "sensitivity.png",
     ]
@@ -70,21 +73,33 @@ def test_lanes_are_in_the_order_of_starts_and_discounts(digits, monkeypatch):
     def make(start_and_discount):
         return robustness._fixed(1e-3, optax.sgd, start_and_discount)
 
-    cell = robustness._train(make, digits, pairs, settings, 1.0, lambda work: None)
+    cell = robustness._train(make, digits, pairs, settings, lambda share: None)
     alone = robustness._train(make, digits, pairs[1:2], settings, 1.0, lambda work: None)
     assert cell.final_learning_rate.shape == (4, 1)
     np.testing.assert_allclose(cell.final_learning_rate[1], alone.final_learning_rate[0], rtol=1e-4)
     assert len(np.unique(cell.final_learning_rate)) == 4
 
 
-def test_work_is_what_is_reported(digits, monkeypatch):
+def test_work_is_reported_and_finished_parts_are_read_back(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(robustness, "INNER", {"momentum": robustness.INNER["momentum"]})
     monkeypatch.setattr(robustness, "BETAS", ())
     monkeypatch.setattr(robustness, "METHODS", {"hd": robustness.METHODS["hd"]})
     done = []
     settings = SMALL._replace(num_seeds=1, num_steps=2)
-    robustness.compute(settings, digits, lambda description, work: done.append(work))
+    compute = functools.partial(
+        robustness.compute, folder=tmp_path, on_progress=lambda _, work: done.append(work)
+    )
+    first = compute(settings, digits)
     np.testing.assert_allclose(sum(done), robustness.work(settings))
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    done.clear()
+    second = compute(settings, digits)
+    np.testing.assert_allclose(sum(done), robustness.work(settings))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert jax.tree.map(np.shape, first) == jax.tree.map(np.shape, second)
+    for other in (settings._replace(grid=(0.2,)), settings._replace(num_steps=3)):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            compute(other, digits)
 
 
 def test_means_leave_out_what_diverged():

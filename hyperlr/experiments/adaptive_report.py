@@ -18,6 +18,8 @@ from hyperlr.experiments.adaptive_methods import METHODS
 def run(out: Path, console: Console, num_steps: int = adaptive.NUM_STEPS) -> None:
     """Runs every descent, and writes three figures and a page that explains them.
 
+    All takes seconds: a run that was killed is made anew, and comes to the same bits.
+
     Args:
       out: directory of the results; made where it is missing.
       console: where the table goes.

@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -88,7 +89,7 @@ def mnist(
     )
     if iterations and settings.lrs:
         settings = settings._replace(lrs=settings.lrs._replace(num_iterations=iterations))
-    with _one_line_errors():
+    with _one_line_messages():
         mnist_report.run(settings, data_dir, out, Console())
 
 
@@ -119,7 +120,7 @@ _CifarOut = Annotated[
     Path | None, typer.Option(help="Directory of the results.", show_default="results/<experiment>")
 ]
 _CifarResume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")
+    bool, typer.Option("--resume", help="Go on from the checkpoints in --out, if there are any.")
 ]
 _CifarTensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")
@@ -139,7 +140,7 @@ def cifar10(
 ) -> None:
     """Trains VGG-11 on CIFAR-10 with fixed and with learned rates (Figures 3 and 7)."""
     out = out or Path("results/cifar10")
-    with _one_line_errors():
+    with _one_line_messages():
         _cifar("cifar10", Inner.momentum, preset, seeds, epochs, method, data_dir, out, resume,
                tensorboard)  # fmt: skip
 
@@ -160,7 +161,7 @@ def cifar100(
 ) -> None:
     """Trains ResNet-18 on CIFAR-100 with fixed and with learned rates (Figures 4, 6 and 8)."""
     out = out or Path(f"results/cifar100-{inner}")
-    with _one_line_errors():
+    with _one_line_messages():
         _cifar("cifar100", inner, preset, seeds, epochs, method, data_dir, out, resume,
                tensorboard)  # fmt: skip
 
@@ -207,7 +208,7 @@ def toy(
     """Descends two surfaces in the plane with HD, RTHO and MARTHE (Figure 1 of the paper)."""
     from hyperlr.experiments import toy_report as experiment
 
-    with _one_line_errors():
+    with _one_line_messages():
         experiment.run(out, Console())
 
 
@@ -218,7 +219,7 @@ def adaptive(
     """Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates."""
     from hyperlr.experiments import adaptive_report as experiment
 
-    with _one_line_errors():
+    with _one_line_messages():
         experiment.run(out, Console())
 
 
@@ -235,7 +236,7 @@ def curvature(
     """Shows the largest stable step on a quadratic, on Beale and on a network, and along a run."""
     from hyperlr.experiments import curvature_report as experiment
 
-    with _one_line_errors():
+    with _one_line_messages():
         experiment.run(data_dir, out, Console())
 
 
@@ -262,15 +263,28 @@ def robustness(
     settings = settings._replace(
         num_seeds=seeds or settings.num_seeds, num_steps=steps or settings.num_steps
     )
-    with _one_line_errors():
+    with _one_line_messages():
         robustness_report.run(settings, data_dir, out, Console())
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Shows a mistake in the user's input as one line, and exits with status 2."""
+def _one_line_messages() -> Iterator[None]:
+    """Shows warnings as lines, and a mistake in the user's input as one, with exit status 2."""
     try:
-        yield
+        with warnings.catch_warnings():  # which puts back how they are shown
+            warnings.showwarning = _show_warning
+            yield
     except InputError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"Warning: {message}", err=True)

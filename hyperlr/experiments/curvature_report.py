@@ -1,8 +1,9 @@
 """Runs the measurements of curvature and writes their results: metrics.json, figures, README.md."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import curvature, curvature_plots, data, report, results, surfaces
+from hyperlr.experiments import curvature, curvature_plots, data, parts, report, results, surfaces
 from hyperlr.experiments.precision import float64
+
+Kind = TypeVar("Kind")
 
 
 class Study(NamedTuple):
@@ -34,7 +37,9 @@ def run(
     console: Console,
     settings: curvature.Settings = curvature.Settings(),  # noqa: B008  # immutable
 ) -> None:
-    """Measures, and writes three figures and a page that explains them.
+    """Measures what is not measured yet, and writes three figures and a page that explains them.
+
+    What lies finished in `out/parts`, of the very same settings, is not measured again.
 
     Args:
       data_dir: as for `data.load`.
@@ -47,7 +52,7 @@ def run(
     """
     results.prepare_output(out)
     images = data.load(data_dir)
-    study = measure(images, settings, console)
+    study = measure(images, settings, out / "parts", console)
     results.write_metrics(out / "metrics.json", _describe(images, settings), summary(study))
     results.write_schedules(
         out / "schedules.npz", {"marthe_fixed": study.sharpness.learning_rates[None]}
@@ -65,8 +70,23 @@ def run(
     console.print(f"Results in {out}", soft_wrap=True)
 
 
-def measure(images: data.Data, settings: curvature.Settings, console: Console) -> Study:
-    """Makes all measurements, with a progress bar."""
+def measure(
+    images: data.Data, settings: curvature.Settings, folder: Path, console: Console
+) -> Study:
+    """Makes all measurements, with a progress bar.
+
+    Args:
+      images: the digits.
+      settings: sizes.
+      folder: where finished measurements on the network are kept. Those of the very same settings
+        are not made again; the others take seconds, and are.
+      console: where the progress goes.
+    """
+    identity = _identity(images, settings)
+
+    def finished(name: str, kind: type[Kind], compute: Callable[[], Kind]) -> Kind:
+        return parts.finished(folder, name, identity | {"part": name}, kind, compute)
+
     loss, params = curvature.network(images, settings)
     with float64():
         quadratic_start = jnp.asarray(curvature.QUADRATIC_START)
@@ -85,7 +105,9 @@ def measure(images: data.Data, settings: curvature.Settings, console: Console) -
                 "quadratic": curvature.one_step(curvature.quadratic, quadratic_start),
                 "beale": curvature.one_step(surfaces.beale, beale_start),
             }
-        one_step["network"] = curvature.one_step(loss, params)
+        one_step["network"] = finished(
+            "one_step", curvature.OneStep, lambda: curvature.one_step(loss, params)
+        )
         progress.advance(task, shares["one step"])
         begin("either side of 2/L")
         on_quadratic = curvature.descents_on_quadratic(settings)
@@ -97,16 +119,24 @@ def measure(images: data.Data, settings: curvature.Settings, console: Console) -
             )
         bounded = {"quadratic": on_quadratic[1.0], "beale": beale}
         progress.advance(task, 0.2 * shares["O(1/t) bound"])
-        bounded["network"] = curvature.descent_with_bound(
-            loss, params, settings.network_steps, lipschitz_every=10
+        bounded["network"] = finished(
+            "bound",
+            curvature.Descent,
+            lambda: curvature.descent_with_bound(
+                loss, params, settings.network_steps, lipschitz_every=10
+            ),
         )
         progress.advance(task, 0.8 * shares["O(1/t) bound"])
         begin("MARTHE")
-        sharpness = curvature.follow_marthe(
-            images,
-            settings,
-            lambda made: progress.advance(task, shares["MARTHE"] * made / settings.marthe_steps),
+        share_of_step = shares["MARTHE"] / settings.marthe_steps
+        sharpness = finished(
+            "sharpness",
+            curvature.Sharpness,
+            lambda: curvature.follow_marthe(
+                images, settings, lambda made: progress.advance(task, share_of_step * made)
+            ),
         )
+        progress.update(task, completed=sum(shares.values()))
     return Study(one_step, on_quadratic, bounded, sharpness)
 
 
@@ -206,6 +236,19 @@ def explanation(study: Study, source: str) -> str:
         for paragraph in paragraphs:
             lines += [textwrap.fill(" ".join(paragraph.split()), 100), ""]
     return "\n".join(lines)
+
+
+def _identity(images: data.Data, settings: curvature.Settings) -> dict[str, Any]:
+    """Returns what the measurements on the network have in common and depend on."""
+    return {
+        "experiment": "curvature",
+        "data_digest": parts.data_digest(images.images, images.labels),
+        "split": [images.num_train, images.num_val],
+        "num_digits": curvature.NUM_DIGITS,
+        "hyper_learning_rate": curvature.HYPER_LEARNING_RATE,
+        "settings": settings._asdict(),
+        "versions": parts.versions(),
+    }
 
 
 def _describe(images: data.Data, settings: curvature.Settings) -> dict[str, Any]:

@@ -107,16 +107,16 @@ def optimize(
       start: float32 [T], the schedule to start from, positive.
       settings: how LRS-OPT is run.
       make_lanes: makes lanes from seeds and schedules.
-      path: where the result is kept, and beside it the checkpoint.
+      path: where the result is kept, and beside it the last two checkpoints.
       on_progress: called with the number of outer iterations done since the last call.
     """
     stored = parts.load_part(path)
     if stored is not None:
+        parts.remove_checkpoints(path)
         return _from_arrays(stored)
     lanes = make_lanes([seed], [start])
     rule = smoothed_log_adam(settings.distance, settings.num_iterations, settings.width)
-    checkpoint = path.with_name(f"{path.stem}.checkpoint.npz")
-    run = _resume(checkpoint, offline.init_outer_state(jnp.asarray(start, jnp.float32), rule))
+    run = _resume(path, offline.init_outer_state(jnp.asarray(start, jnp.float32), rule))
     on_progress(len(run.objectives))
     step = _compiled_step(images, seed, lanes, rule)
     ends = [*range(0, settings.num_iterations, settings.evaluate_every), settings.num_iterations]
@@ -129,7 +129,7 @@ def optimize(
         seconds = run.evaluation_seconds + time.perf_counter() - begun
         run = run._replace(evaluation_seconds=seconds)
         if end < settings.num_iterations:
-            parts.save_part(checkpoint, _run_to_arrays(run))
+            parts.save_checkpoint(path, end, _run_to_arrays(run))
     optimized = Optimized(
         start=np.asarray(start, np.float32),
         trained=follow(images, lanes, run.best_schedule),
@@ -139,7 +139,7 @@ def optimize(
         seconds=run.step_seconds + run.evaluation_seconds,
     )
     parts.save_part(path, _to_arrays(optimized))
-    checkpoint.unlink(missing_ok=True)
+    parts.remove_checkpoints(path)
     return optimized
 
 
@@ -247,9 +247,9 @@ def _evaluated(run: _Run, trained: training.Trained) -> _Run:
     return run
 
 
-def _resume(checkpoint: Path, fresh: offline.OuterState) -> _Run:
-    """Returns the run of a checkpoint, or one that has not begun."""
-    saved = parts.load_part(checkpoint)
+def _resume(path: Path, fresh: offline.OuterState) -> _Run:
+    """Returns the run of the last good checkpoint, or one that has not begun."""
+    saved = parts.load_checkpoint(path)
     if saved is None:
         return _Run(fresh, (), (), jnp.asarray(fresh.schedule), np.inf, 0.0, 0.0)
     leaves, structure = jax.tree.flatten(fresh)

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hyperlr.experiments import data, grid, lrs, mnist, mnist_plots, report, results, training
+from hyperlr.experiments import (
+    data,
+    grid,
+    lrs,
+    mnist,
+    mnist_plots,
+    report,
+    results,
+    search,
+    training,
+)
 from hyperlr.experiments.methods import METHODS
 
 
@@ -22,7 +32,7 @@ def run(settings: mnist.Settings, data_dir: Path | None, out: Path, console: Con
       console: where the progress and the table go.
 
     Raises:
-      InputError: data cannot be read, `out` cannot be written, or a finished part is damaged.
+      InputError: data cannot be read, or `out` cannot be written.
     """
     results.prepare_output(out)
     images = data.load(data_dir)
@@ -50,7 +60,8 @@ def run(settings: mnist.Settings, data_dir: Path | None, out: Path, console: Con
 def summaries(outcomes: mnist.Outcomes, images: data.Data) -> dict[str, dict[str, Any]]:
     """Returns the `methods` of metrics.json, lists with one entry a seed.
 
-    An online method is there with its best step size, and with the whole grid under `grid`.
+    An online method is there with the step size that the search found, of which `search` tells, and
+    with its neighbours under `grid`.
     """
     methods = {}
     for name, each in outcomes.grids.items():
@@ -59,8 +70,15 @@ def summaries(outcomes: mnist.Outcomes, images: data.Data) -> dict[str, dict[str
             **_summary(grid.at_size(each, place), images),
             "step_size": each.step_sizes[place],
             "seconds": round(each.seconds, 3),
+        }
+        if name in outcomes.searches:
+            found = outcomes.searches[name]
+            methods[name]["seconds"] = round(each.seconds + found.seconds, 3)
+            methods[name]["search"] = _of_search(found)
+        methods[name] |= {
             "grid": {
                 "step_size": each.step_sizes,
+                "best": each.step_sizes[grid.best(each, images.num_classes)],
                 "val_accuracy": each.by_size(each.trained.val_accuracy[:, -1]),
                 "test_accuracy": each.by_size(each.trained.test_accuracy),
                 "diverged": each.by_size(training.diverged(each.trained, images.num_classes)),
@@ -80,6 +98,20 @@ def summaries(outcomes: mnist.Outcomes, images: data.Data) -> dict[str, dict[str
             },
         }
     return methods
+
+
+def _of_search(found: search.Search) -> dict[str, Any]:
+    return {
+        "found": found.found,
+        "candidates": found.plan.candidates,
+        "survived": found.survived,
+        "loss_growth": found.growth,
+        "margin": METHODS[found.plan.name].margin,
+        "margin_seen": found.margin_seen,
+        "num_steps": found.plan.num_steps,
+        "seeds": found.plan.seeds,
+        "seconds": round(found.seconds, 3),
+    }
 
 
 def _summary(trained: training.Trained, images: data.Data) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from hyperlr.experiments.errors import InputError
 def prepare_output(out: Path) -> None:
     """Makes the directory of the results and checks that files can be written there.
 
-    Called before any training, so that no hour of it is lost to a wrong path.
+    Called before any training, so that no hour of it is lost to a wrong path. What killed runs left
+    half written is removed.
 
     Raises:
       InputError: the directory cannot be made or written.
@@ -27,6 +29,8 @@ def prepare_output(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"\0")
+        for folder in (out, out / "parts", out / "checkpoints"):
+            _remove_leftovers(folder)
     except OSError as error:
         raise InputError(
             f"--out: results cannot be written to {out} ({error.strerror or error}); name a "
@@ -51,6 +55,29 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that are no more."""
+    for path in folder.glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if match and not _is_running(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process has this number; on Windows, where asking would end it, always."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_metrics(path: Path, config: Mapping[str, Any], methods: Mapping[str, Any]) -> None:

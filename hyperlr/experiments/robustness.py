@@ -6,13 +6,14 @@ setting for all of them.
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import training
+from hyperlr.experiments import parts, training
 from hyperlr.experiments.data import Data
 
 INNER = {
@@ -129,6 +130,7 @@ def work(settings: Settings) -> float:
 def compute(
     settings: Settings,
     images: Data,
+    folder: Path,
     on_progress: Callable[[str, float], None] = lambda description, work: None,
 ) -> Outcomes:
     """Trains everything, each method with all its starts and seeds side by side.
@@ -136,34 +138,74 @@ def compute(
     Args:
       settings: size of the experiment.
       images: the data.
+      folder: where finished parts are kept. Those of the very same settings are not computed again.
       on_progress: called with what is being trained, and the work done since the last call.
     """
     cosine = functools.partial(_cosine, settings.num_steps)
+    identity = _identity(settings, images)
+
+    def train(
+        part: str,
+        make: training.MakeOptimizer,
+        points: Sequence[Any],
+        cost: float,
+        report: Callable[[float], None],
+    ) -> Cell:
+        work = cost * len(points) * settings.num_seeds * settings.num_steps
+        done: list[float] = []
+
+        def advance(share: float) -> None:
+            done.append(share * work)
+            report(share * work)
+
+        cell = parts.finished(
+            folder,
+            part,
+            identity | {"part": part, "points": points},
+            Cell,
+            lambda: _train(make, images, points, settings, advance),
+        )
+        report(work - sum(done))
+        return cell
+
     methods: dict[str, dict[str, Cell]] = {}
     for name, inner in INNER.items():
         report = functools.partial(on_progress, LABELS[name])
         methods[name] = {
-            key: _train(
-                functools.partial(method.make, inner), images, STARTS, settings, method.cost, report
+            key: train(
+                f"{name}-{key}", functools.partial(method.make, inner), STARTS, method.cost, report
             )
             for key, method in METHODS.items()
         }
         for key, make in (("constant", _constant), ("cosine", cosine)):
-            methods[name][key] = _train(
-                functools.partial(make, inner), images, settings.grid, settings, 1.0, report
+            methods[name][key] = train(
+                f"{name}-{key}", functools.partial(make, inner), settings.grid, 1.0, report
             )
     pairs = [(start, discount) for start in STARTS for discount in DISCOUNTS]
     sensitivity = {}
     for beta in BETAS:
         make = functools.partial(_fixed, beta, INNER[SENSITIVE_INNER])
         report = functools.partial(on_progress, "sensitivity to μ")
-        sensitivity[beta] = _train(make, images, pairs, settings, 3.67, report)
+        sensitivity[beta] = train(f"sensitivity-{beta:g}", make, pairs, 3.67, report)
     return Outcomes(methods, sensitivity)
 
 
 def best_place(cell: Cell) -> int:
     """Returns the place of the best mean validation accuracy; what diverged counts as 0."""
     return int(np.argmax(np.where(cell.diverged, 0.0, cell.val_accuracy).mean(axis=1)))
+
+
+def _identity(settings: Settings, images: Data) -> dict[str, Any]:
+    """Returns what all parts have in common and their results depend on."""
+    arrays = (images.images, images.labels, images.test_images, images.test_labels)
+    return {
+        "experiment": "robustness",
+        "data_digest": parts.data_digest(*arrays),
+        "split": [images.num_train, images.num_val],
+        # The grid is among the points of the parts that depend on it.
+        "settings": {key: x for key, x in settings._asdict().items() if key != "grid"},
+        "versions": parts.versions(),
+    }
 
 
 def _cosine(num_steps: int, inner: Any, rate: Any) -> optax.GradientTransformationExtraArgs:
@@ -176,10 +218,9 @@ def _train(
     images: Data,
     points: Sequence[Any],
     settings: Settings,
-    cost: float,
     on_progress: Callable[[float], None],
 ) -> Cell:
-    """Trains every point on every seed, as lanes of one program."""
+    """Trains every point on every seed, as lanes of one program; told is the share done since."""
     seeds = range(settings.num_seeds)
     lanes = training.make_lanes(
         images,
@@ -189,9 +230,8 @@ def _train(
         batch_size=settings.batch_size,
         hidden_widths=settings.hidden_widths,
     )
-    weight = cost * len(points) * len(seeds)
     trained = training.train(
-        make, images, lanes, on_progress=lambda steps: on_progress(weight * steps)
+        make, images, lanes, on_progress=lambda steps: on_progress(steps / settings.num_steps)
     )
     shape = (len(points), len(seeds))
     return Cell(

@@ -17,7 +17,9 @@ from hyperlr.experiments import data, report, results, robustness, robustness_pl
 
 
 def run(settings: robustness.Settings, data_dir: Path | None, out: Path, console: Console) -> None:
-    """Runs the experiment and writes metrics.json, robustness.png and sensitivity.png.
+    """Runs the experiment, or what is left of it, and writes metrics.json and two figures.
+
+    What lies finished in `out/parts`, of the very same settings, is not computed again.
 
     Args:
       settings: what to run.
@@ -33,7 +35,7 @@ def run(settings: robustness.Settings, data_dir: Path | None, out: Path, console
     with report.progress_bar(console) as progress:
         task = progress.add_task("", total=robustness.work(settings))
         outcomes = robustness.compute(
-            settings, images, on_progress=functools.partial(_advance, progress, task)
+            settings, images, out / "parts", on_progress=functools.partial(_advance, progress, task)
         )
         progress.update(task, description="all methods")
     results.write_metrics(

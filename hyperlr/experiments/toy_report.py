@@ -14,6 +14,8 @@ from hyperlr.experiments import report, results, toy, toy_plots
 def run(out: Path, console: Console, num_steps: int = toy.NUM_STEPS) -> None:
     """Descends both surfaces with all methods and values of β, and writes the results.
 
+    All takes seconds: a run that was killed is made anew, and comes to the same bits.
+
     Args:
       out: directory of the results; made where it is missing.
       console: where the tables go.
