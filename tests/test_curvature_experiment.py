@@ -125,8 +125,8 @@ def test_measurements_on_the_network_are_read_back(study, digits, folder, monkey
     monkeypatch.setattr(curvature, "follow_marthe", lambda *args: pytest.fail("measured again"))
     again = curvature_report.measure(digits, SETTINGS, folder, Console(quiet=True))
     jax.tree.map(np.testing.assert_array_equal, again, study)
+    other = SETTINGS._replace(marthe_steps=5)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
-        other = SETTINGS._replace(marthe_steps=5)
         curvature_report.measure(digits, other, folder, Console(quiet=True))
 
 
