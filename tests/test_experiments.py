@@ -190,7 +190,9 @@ def test_training_against_a_plain_loop(digits):
 
 def test_every_method_starts_at_the_same_rate_and_trains(digits):
     for name, method in methods.METHODS.items():
-        lanes = small_lanes(digits, [0, 1], [method.short_grid[-1]] * 2)
+        lanes = small_lanes(
+            digits, [0, 1], [method.coarse_grid[1 if name != "constant" else 0]] * 2
+        )
         schedule = training.train(method.make, digits, lanes).records["learning_rate"]
         assert schedule.shape == (2, 10)
         np.testing.assert_allclose(schedule[:, 0], 0.01, rtol=1e-6, err_msg=name)
@@ -287,9 +289,20 @@ def test_output_is_checked_before_the_data_and_the_training(tmp_path, monkeypatc
 def test_run_writes_its_results(tmp_path, monkeypatch):
     monkeypatch.delenv("HYPERLR_DATA_DIR", raising=False)
     # Step sizes that diverge at once, to see them through to the files and the figures.
-    step_sizes = {"constant": (0.0,), "hd": (1e6, 1e7), "marthe_scale_free": (0.1, 0.4)}
+    step_sizes = {
+        "constant": (0.0,),
+        "hd": (1e6, 1e7),
+        "marthe_scale_free": (0.1, 0.2, 0.4, 40.0, 80.0),
+    }
+    monkeypatch.setitem(
+        methods.METHODS,
+        "marthe_scale_free",
+        methods.METHODS["marthe_scale_free"]._replace(margin=150.0),
+    )
     settings = SMALL._replace(
-        step_sizes=step_sizes, lrs=lrs.Settings(2, "marthe_scale_free", 3, 1.0, 2, width=3)
+        step_sizes=step_sizes,
+        neighbours=1,
+        lrs=lrs.Settings(2, "marthe_scale_free", 3, 1.0, 2, width=3),
     )
     mnist_report.run(settings, None, tmp_path, QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -316,10 +329,21 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
     assert metrics["methods"]["hd"]["val_accuracy"] == [None, None]
     assert metrics["methods"]["hd"]["grid"]["diverged"] == [[True, True]] * 2
     assert 0.0 <= metrics["methods"]["constant"]["val_accuracy"][0] <= 1.0
-    grid_entry = metrics["methods"]["marthe_scale_free"]["grid"]
+    assert metrics["methods"]["hd"]["search"]["found"] is None
+    assert metrics["methods"]["hd"]["search"]["survived"] == [False, False]
+    assert metrics["methods"]["hd"]["step_size"] == 1e6  # the smallest
+    assert "search" not in metrics["methods"]["constant"]
+    entry = metrics["methods"]["marthe_scale_free"]
+    searched, grid_entry = entry["search"], entry["grid"]
+    assert searched["candidates"] == [0.1, 0.2, 0.4, 40.0, 80.0]
+    assert searched["survived"] == [True, True, True, False, False]
+    assert (searched["seeds"], searched["num_steps"]) == ([0, 1], 10)
+    # Not the best one: the largest with a margin, and its neighbours on both sides for the figure.
+    assert entry["step_size"] == searched["found"] == 0.2
+    assert grid_entry["step_size"] == [0.1, 0.2, 0.4]
+    assert grid_entry["val_accuracy"][1] == entry["val_accuracy"]
     means = np.mean(grid_entry["val_accuracy"], axis=1)
-    best = grid_entry["step_size"][int(np.argmax(means))]
-    assert metrics["methods"]["marthe_scale_free"]["step_size"] == best
+    assert grid_entry["best"] == grid_entry["step_size"][int(np.argmax(means))]
     lrs_entry = metrics["methods"]["lrs_opt"]
     assert lrs_entry["outer_iterations"] == [3, 3]
     assert lrs_entry["by_outer_iteration"]["iterations"] == [[0, 2, 3]] * 2

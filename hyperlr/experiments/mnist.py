@@ -2,7 +2,7 @@
 
 import functools
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 import hyperlr
-from hyperlr.experiments import data, duration, grid, lrs, models, parts, report, training
+from hyperlr.experiments import data, duration, grid, lrs, models, parts, report, search, training
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS
 
 
@@ -23,7 +23,8 @@ class Settings(NamedTuple):
     num_seeds: int
     """Seeds 0, 1, … of the split, the initial weights and the minibatches."""
     step_sizes: Mapping[str, tuple[float, ...]]
-    """Key of METHODS → the step sizes that are tried; so also which methods are run."""
+    """Key of METHODS → the candidates of the search for its step size, in ascending order; so also
+    which methods are run. A method without a step size has one, which is not searched for."""
     lrs: lrs.Settings | None
     """How LRS-OPT is run; None leaves it out."""
     num_steps: int = 512
@@ -32,12 +33,17 @@ class Settings(NamedTuple):
     """Images in a minibatch of L, and of E."""
     hidden_widths: tuple[int, ...] = models.HIDDEN_WIDTHS
     """Units of the hidden layers."""
+    search_steps: int = 128
+    """First steps in which a step size must not diverge; no more than T of them are made."""
+    neighbours: int | None = None
+    """How many candidates on each side of the one that was found are trained to the end, too, to
+    show how much depends on it; None: all."""
 
 
 PRESETS = {
     "quick": Settings(
         num_seeds=1,
-        step_sizes={name: method.short_grid for name, method in METHODS.items()},
+        step_sizes={name: method.coarse_grid for name, method in METHODS.items()},
         # From a schedule that is good already, few iterations do.
         lrs=lrs.Settings(
             num_seeds=1,
@@ -46,6 +52,7 @@ PRESETS = {
             distance=1.25,
             evaluate_every=2,
         ),
+        neighbours=1,
     ),
     "paper": Settings(
         num_seeds=20,
@@ -60,10 +67,12 @@ PRESETS = {
 class Outcomes(NamedTuple):
     """What came of all methods."""
 
+    searches: dict[str, search.Search]
+    """Online method → the search for its step size."""
     grids: dict[str, grid.Grid]
-    """Online method → all its step sizes and seeds."""
+    """Method → all the step sizes that were trained to the end, on all seeds."""
     chosen: dict[str, int]
-    """Online method → the place of its best step size."""
+    """Method → the place among them of the one that the search found."""
     optimized: list[lrs.Optimized]
     """LRS-OPT, seed by seed; empty where it was left out."""
 
@@ -77,8 +86,8 @@ def compute(settings: Settings, images: data.Data, folder: Path, console: Consol
       folder: where finished parts are kept. Those of the very same settings are not computed again.
       console: where the duration and the progress go.
 
-    Raises:
-      InputError: a finished part is damaged.
+    Warns:
+      RuntimeWarning: a finished part is damaged, and so is computed again.
     """
     make_lanes = functools.partial(
         training.make_lanes,
@@ -88,29 +97,45 @@ def compute(settings: Settings, images: data.Data, folder: Path, console: Consol
         hidden_widths=settings.hidden_widths,
     )
     identity = _identity(settings, images)
-    planned = {
-        name: grid.plan(
+    at_once = grid.lanes_at_once(images, settings.hidden_widths)
+    searching = {
+        name: search.plan(
             name,
-            step_sizes,
-            range(settings.num_seeds),
-            at_once=grid.lanes_at_once(images, settings.hidden_widths),
+            candidates,
+            range(min(search.NUM_SEEDS, settings.num_seeds)),
+            min(settings.search_steps, settings.num_steps),
             config=identity,
             folder=folder,
         )
-        for name, step_sizes in settings.step_sizes.items()
+        for name, candidates in settings.step_sizes.items()
+        if METHODS[name].step_size_name
     }
-    work = _work_left(settings, planned)
+
+    def plan(name: str, step_sizes: Sequence[float]) -> list[grid.Part]:
+        seeds = range(settings.num_seeds)
+        return grid.plan(name, step_sizes, seeds, at_once=at_once, config=identity, folder=folder)
+
+    planned = {
+        name: plan(name, _expected_sizes(settings, name, searching)) for name in settings.step_sizes
+    }
+    work = _work_left(settings, searching, planned)
     _announce(folder, planned, work, images, make_lanes([0], [0.0]), console)
-    grids, optimized = {}, []
+    searches: dict[str, search.Search] = {}
+    grids, chosen, optimized = {}, {}, []
     with report.progress_bar(console) as progress:
         task = progress.add_task("", total=work)
         for name, step_sizes in settings.step_sizes.items():
             progress.update(task, description=METHODS[name].label)
             advance = functools.partial(_advance, progress, task, METHODS[name].cost)
+            if name in searching:
+                searches[name] = search.run(
+                    searching[name], images, make_lanes, at_once=at_once, on_progress=advance
+                )
+                step_sizes = searches[name].neighbourhood(settings.neighbours)
             grids[name] = grid.run(
-                name, images, step_sizes, planned[name], make_lanes, on_progress=advance
+                name, images, step_sizes, plan(name, step_sizes), make_lanes, on_progress=advance
             )
-        chosen = {name: grid.best(each, images.num_classes) for name, each in grids.items()}
+            chosen[name] = step_sizes.index(searches[name].step_size) if name in searching else 0
         for seed in _lrs_seeds(settings):
             assert settings.lrs is not None
             progress.update(task, description=f"LRS-OPT, seed {seed}")
@@ -127,7 +152,7 @@ def compute(settings: Settings, images: data.Data, folder: Path, console: Consol
                 )
             )
         progress.update(task, description="all methods", completed=work)
-    return Outcomes(grids, chosen, optimized)
+    return Outcomes(searches, grids, chosen, optimized)
 
 
 def describe(settings: Settings, images: data.Data) -> dict[str, Any]:
@@ -140,6 +165,8 @@ def describe(settings: Settings, images: data.Data) -> dict[str, Any]:
         "num_test": len(images.test_images),
         "seeds": list(range(settings.num_seeds)),
         "step_sizes": settings.step_sizes,
+        "search_steps": settings.search_steps,
+        "neighbours": settings.neighbours,
         "lrs_opt": settings.lrs._asdict() if settings.lrs else None,
         "device": jax.devices()[0].device_kind,
     }
@@ -165,13 +192,35 @@ def _identity(settings: Settings, images: data.Data) -> dict[str, Any]:
     }
 
 
-def _work_left(settings: Settings, planned: Mapping[str, list[grid.Part]]) -> float:
+def _expected_sizes(
+    settings: Settings, name: str, searching: Mapping[str, search.Plan]
+) -> tuple[float, ...]:
+    """Returns the step sizes to train with, or as many others while they are not known."""
+    candidates = settings.step_sizes[name]
+    if name not in searching or settings.neighbours is None:
+        return candidates
+    done = search.load(searching[name])
+    if done is not None:
+        return done.neighbourhood(settings.neighbours)
+    return candidates[: 2 * settings.neighbours + 1]
+
+
+def _work_left(
+    settings: Settings,
+    searching: Mapping[str, search.Plan],
+    planned: Mapping[str, list[grid.Part]],
+) -> float:
     """Returns the work of what is not finished; a plain step of one network is 1."""
     online = sum(
         METHODS[name].cost * len(part.lanes) * settings.num_steps
         for name, planned_parts in planned.items()
         for part in planned_parts
         if not part.path.is_file()
+    )
+    online += sum(
+        METHODS[name].cost * each.num_steps * len(each.candidates) * len(each.seeds)
+        for name, each in searching.items()
+        if not each.path.is_file()
     )
     if settings.lrs is None:
         return online
@@ -189,7 +238,7 @@ def _announce(
     console: Console,
 ) -> None:
     """Says what is there already, and how long the rest will take."""
-    files = set(folder.glob("*.npz"))
+    files = set(folder.glob("*.npz")) - set(folder.glob(f"{search.PREFIX}*"))
     wanted = {part.path for planned_parts in planned.values() for part in planned_parts}
     if files & wanted:
         console.print(

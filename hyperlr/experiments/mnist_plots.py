@@ -40,7 +40,7 @@ def optimized_and_online(
 
     Args:
       outcomes: what came of all methods.
-      shown: method → its best lanes, one a seed.
+      shown: method → its lanes with the step size that was found, one a seed.
       labels: method → its name.
       images: the data.
     """
@@ -172,6 +172,16 @@ def _draw_grids(
             axes.axhline(means[0], color=COLORS[name], linestyle="--", label=labels[name])
         else:
             axes.plot(each.step_sizes, means, "o-", color=COLORS[name], markersize=5)
+            place = outcomes.chosen[name]
+            axes.plot(
+                each.step_sizes[place],
+                means[place],
+                "*",
+                color=COLORS[name],
+                markersize=14,
+                markeredgecolor="black",
+                markeredgewidth=0.6,
+            )
     if outcomes.optimized:
         trained = training.concatenate([each.trained for each in outcomes.optimized])
         kept = ~training.diverged(trained, num_classes)
@@ -182,7 +192,8 @@ def _draw_grids(
     num_seeds //= len(next(iter(outcomes.grids.values())).step_sizes)
     axes.set(
         title=f"Mean validation accuracy, {_seeds(num_seeds)}",
-        xlabel="β; for MARTHE (μ, β adapted) κ, for MARTHE (scale-free) γ\n(no point: diverged)",
+        xlabel="β; for MARTHE (μ, β adapted) κ, for MARTHE (scale-free) γ\n"
+        "(★: found by the search; no point: diverged)",
         xscale="log",
     )
     tried = [
