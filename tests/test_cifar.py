@@ -311,21 +311,31 @@ def test_a_run_that_is_taken_up_is_the_run_that_was_left(images, tmp_path):
         cifar_runs.train(run, images, tmp_path / "a", {"run": "that"})
 
 
-def test_the_search_divides_by_ten_until_the_first_steps_go_well(images):
-    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e6))
+@pytest.mark.parametrize("name", ["marthe", "marthe_zero"])
+def test_the_search_finds_the_largest_step_size_with_a_margin(name, images):
+    run = make_run(images, name)._replace(
+        rates=make_run(images, name).rates._replace(step_size=1e4)
+    )
     found = cifar_runs.search_step_size(run, images, 6)
-    assert 1e-12 < found < 1e6
 
-    def first_six(step_size):
+    def goes_well(step_size):
         trial = run._replace(rates=run.rates._replace(step_size=step_size))
         source = cifar_training.make_source(images, 0)
         state, history = cifar_runs._start(trial), cifar_runs.empty_history(run.size)
         for epoch in range(2):
             state = cifar_runs.train_epoch(trial, source, state, history, epoch)
-        return cifar_runs.diverged(trial._replace(runaway=1.0), history)
+        losses = history.records["train_loss"][:6]
+        lost = cifar_runs.diverged(trial._replace(runaway=1.0), history)
+        return not lost and losses.max() <= 2 * losses[0]
 
-    assert not first_six(found)
-    assert first_six(found * 10)
+    assert 1e-6 < found < 1e4
+    assert [goes_well(found * factor) for factor in (1, 10, 100)] == [True, True, False]
+
+
+def test_a_search_without_survivors_is_an_error(images):
+    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e30))
+    with pytest.raises(InputError, match="look at the data: no candidate survived, down to 1e"):
+        cifar_runs.search_step_size(run, images, 6)
 
 
 def test_divergence_is_seen_in_losses_and_in_rates(images):
@@ -386,6 +396,31 @@ def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, d
     assert (out / "metrics.jsonl").read_text() == before
     cifar.run(task, settings, data_dir, out, QUIET, resume=True)  # all is done
     assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_damaged_files_of_a_run_are_refused_and_the_run_goes_on(data_dir, tmp_path):
+    settings = SMALL._replace(methods=("marthe",))
+    cifar.run(TASK, settings, data_dir, tmp_path, QUIET)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    folder = tmp_path / "checkpoints"
+    (found,) = folder.glob("marthe-step-size-*.npz")
+    last = next(path for path in (folder / "marthe-0" / "4" / "arrays" / "d").iterdir())
+    for path in (found, folder / "config.json", last):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x80
+        path.write_bytes(content)
+    with pytest.warns(RuntimeWarning) as warned:
+        cifar.run(TASK, settings, data_dir, tmp_path, QUIET, resume=True)
+    messages = sorted(str(each.message) for each in warned)
+    assert [message.partition(" (")[0] for message in messages] == sorted(
+        [
+            f"checkpoint {folder / 'marthe-0' / '4'} is damaged",
+            f"{folder / 'config.json'} is damaged and written anew",
+            f"{found} is damaged and not used",
+        ]
+    )
+    assert "taking the one of step 2" in " ".join(messages)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
 def test_presets():

@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from hyperlr.experiments import (
     cifar_plots,
     cifar_runs,
     cifar_training,
+    parts,
     report,
     results,
 )
@@ -186,22 +188,39 @@ def find_step_size(
 ) -> float:
     """Returns the step size of a method: its own, or the one that a search on seed 0 finds.
 
-    What was found stays in a file, so that a run that is taken up does not search again.
+    What was found stays in a part, so that a run that is taken up does not search again.
 
     Raises:
       InputError: no step size was small enough.
     """
     if not METHODS[name].searched:
         return METHODS[name].step_size
-    file = out / "checkpoints" / f"{name}-step-size.txt"
-    if file.is_file():
-        return float(file.read_text())
-    found = cifar_runs.search_step_size(template, images, settings.search_steps)
-    if math.isnan(found):
-        raise InputError(f"{METHODS[name].label} diverged with every step size; look at the data")
-    with results.atomic_file(file) as handle:
-        handle.write(repr(found).encode())
-    return found
+
+    def search() -> _Found:
+        found = cifar_runs.search_step_size(template, images, settings.search_steps)
+        if math.isnan(found):
+            raise InputError(
+                f"{METHODS[name].label} diverged with every step size; look at the data"
+            )
+        return _Found(found)
+
+    # Network and inner optimizer are those that `check_resumption` found in this directory.
+    config = {
+        "method": name,
+        "step_size": template.rates.step_size,
+        "size": template.size._asdict(),
+        "search_steps": settings.search_steps,
+        "data_digest": parts.data_digest(images.images, images.labels),
+        "versions": parts.versions(),
+    }
+    folder = out / "checkpoints"
+    return float(parts.finished(folder, f"{name}-step-size", config, _Found, search).step_size)
+
+
+class _Found(NamedTuple):
+    """What a search found."""
+
+    step_size: float
 
 
 def fixed_config(config: dict[str, Any]) -> dict[str, str]:
@@ -226,7 +245,7 @@ def check_resumption(out: Path, fixed: dict[str, str], resume: bool) -> None:
             "name another directory"
         )
     if file.is_file():
-        there = json.loads(file.read_text())
+        there = _read_config(file, fixed)
         for key, value in fixed.items():
             if there.get(key) != value:
                 raise InputError(
@@ -236,6 +255,18 @@ def check_resumption(out: Path, fixed: dict[str, str], resume: bool) -> None:
     file.parent.mkdir(exist_ok=True)
     with results.atomic_file(file) as handle:
         handle.write(json.dumps(fixed, indent=2).encode() + b"\n")
+
+
+def _read_config(file: Path, fixed: dict[str, str]) -> Any:
+    """Returns what the file holds; `fixed` where it is damaged: every checkpoint tells its run."""
+    try:
+        there = json.loads(file.read_text())
+    except ValueError:
+        there = None
+    if isinstance(there, dict):
+        return there
+    warnings.warn(f"{file} is damaged and written anew", RuntimeWarning, stacklevel=2)
+    return fixed
 
 
 def summary(template: Run, runs: list[History], seconds: float) -> dict[str, Any]:
