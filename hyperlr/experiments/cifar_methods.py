@@ -42,9 +42,9 @@ class Method(NamedTuple):
     online: Callable[[Any, Any, Any], optax.GradientTransformationExtraArgs] | None = None
     """Makes the transformation from the inner optimizer, η_0 and the step size, maybe traced."""
     step_size: float = 0.0
-    """β or γ; where `searched`, the κ that the search starts from."""
+    """β or γ; where `searched`, the largest κ that the search tries."""
     searched: bool = False
-    """Whether the step size is divided by ten until the run does not diverge."""
+    """Whether the step size is the largest power of ten with a margin to those that diverge."""
     starts_at_zero: bool = False
     """Whether η_0 is 0, not the paper's for the inner optimizer."""
 

@@ -1,6 +1,5 @@
 """A run from its first epoch, or from a checkpoint, to its last; and the search for κ."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import hyperlr
 from hyperlr import _checkpoint
 from hyperlr.experiments import cifar_training
 from hyperlr.experiments.cifar_data import Images
@@ -20,6 +20,10 @@ from hyperlr.experiments.errors import InputError
 # divergence; a trial of κ is short, and ten times is as far as it may come.
 RUNAWAY = 100.0
 TRIAL_RUNAWAY = 10.0
+
+_NUM_CANDIDATES = 11  # of κ, by powers of ten
+# A batched convolution is slow on a CPU. On a GPU four networks and their tangents fit in memory.
+_CANDIDATES_AT_ONCE = 4
 
 _RECORDS = ("train_loss", "learning_rate", "hypergradient", "discount", "hyper_learning_rate")
 _CURVES = ("step", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
@@ -150,39 +154,59 @@ def train_epoch(run: Run, source: Source, state: State, history: History, epoch:
 
 
 def search_step_size(run: Run, images: Images, num_steps: int) -> float:
-    """Divides the step size by ten until the first steps of the run do not diverge.
+    """Returns the largest step size with which the first steps go well, with a margin of ten.
 
-    The procedure of Section 4 of the paper for κ.
+    The procedure of Section 4 of the paper for κ. A step size is lost where a loss or a rate is not
+    finite, where the loss exceeds twice the first one, or where the rate runs away.
 
     Args:
-      run: its step size is where the search starts.
+      run: its step size is the largest that is tried; the others are a tenth of the one before.
       images: the data.
       num_steps: how many steps a trial makes.
 
-    Returns:
-      The largest of the tried step sizes with which the first steps went well; NaN where none did.
+    Raises:
+      InputError: no step size was small enough.
     """
     source = cifar_training.make_source(images, run.seed)
-    size = run.size._replace(
-        num_epochs=-(-num_steps // run.size.steps_per_epoch),
-        steps_per_epoch=min(num_steps, run.size.steps_per_epoch),
-    )
-    step_size = run.rates.step_size
-    for _ in range(30):
-        trial = run._replace(
-            rates=run.rates._replace(step_size=step_size),
-            runaway=run.runaway * TRIAL_RUNAWAY / RUNAWAY,
-            size=size,
+    size = run.size
+    epochs = [
+        cifar_training.epoch_minibatches(
+            source, run.seed, epoch, size.steps_per_epoch, size.batch_size
         )
-        state, history = _start(trial), empty_history(size)
-        for epoch in range(size.num_epochs):
-            state = train_epoch(trial, source, state, history, epoch)
-            if diverged(trial, history):
-                break
-        else:
-            return step_size
-        step_size /= 10
-    return math.nan
+        for epoch in range(-(-num_steps // size.steps_per_epoch))
+    ]
+    minibatches = jax.tree.map(
+        lambda *parts: jnp.asarray(np.concatenate(parts)[:num_steps]), *epochs
+    )
+    seed, runaway = np.uint32(run.seed), run.runaway * TRIAL_RUNAWAY / RUNAWAY
+    rate = jnp.asarray(run.rates.schedule[0])  # η_0, all that an online method reads of it
+
+    def first_steps(step_size: jax.Array) -> jax.Array:
+        def step(carry: tuple[State, jax.Array], of_step: Any) -> Any:
+            state, lost = carry
+            number, pair = of_step
+
+            def make(state: State) -> tuple[State, jax.Array]:
+                state, record = cifar_training.train_step(
+                    run.program, state, source[:4], pair, seed, number, rate, step_size
+                )
+                fine = record["learning_rate"] <= runaway
+                return state, jnp.where(fine, record["train_loss"], jnp.nan)
+
+            # What is lost makes no more steps; side by side with others, it goes along with them.
+            state, loss = jax.lax.cond(lost, lambda state: (state, jnp.nan), make, state)
+            return (state, ~jnp.isfinite(loss)), loss
+
+        state = cifar_training.init(run.program, seed, rate, step_size)
+        numbers = jnp.arange(num_steps, dtype=jnp.int32)
+        return jax.lax.scan(step, (state, jnp.asarray(False)), (numbers, minibatches))[1]
+
+    candidates = [run.rates.step_size / 10**k for k in range(_NUM_CANDIDATES)]
+    at_once = 1 if jax.default_backend() == "cpu" else _CANDIDATES_AT_ONCE
+    try:
+        return hyperlr.find_meta_learning_rate(first_steps, candidates, batch_size=at_once).value
+    except hyperlr.NoSurvivorError as error:
+        raise InputError(f"no step size goes well; look at the data: {error}") from error
 
 
 def diverged(run: Run, history: History) -> bool:
