@@ -5,6 +5,7 @@ The facts come from devices_child.py, which runs once, in a process with eight v
 
 import collections
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -138,3 +139,35 @@ def test_temporaries_are_within_the_bound(report, layout, method):
     if layout == "fsdp":
         bound += gathered * PARAMS
     assert report[layout][method]["temporaries"] <= bound
+
+
+# As in devices_child.py: these programs run for milliseconds.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def processes_differ(count, methods):
+    """How far several processes are from one, by method; the script fails above rounding."""
+    script = HERE.parent / "scripts" / "distributed_check.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--processes", str(count), "--methods", *methods],
+        env=os.environ | {"XLA_FLAGS": FAST},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line.split()[0]: float(line.split()[-1]) for line in done.stdout.splitlines()}
+
+
+def test_two_processes_are_one():
+    differences = processes_differ(2, ["MARTHE"])
+    assert differences.keys() == {"MARTHE"}
+    assert differences["MARTHE"] < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_are_one(count):
+    differences = processes_differ(count, ["HD", "MARTHE", "LRS-OPT"])
+    assert differences.keys() == {"HD", "MARTHE", "LRS-OPT"}
+    assert max(differences.values()) < 1e-12
