@@ -11,6 +11,7 @@ from hyperlr.online._find_meta_learning_rate import (
     NoSurvivorError,
     find_meta_learning_rate,
 )
+from hyperlr.online._guard import GuardState, guard
 from hyperlr.online._hd import hd
 from hyperlr.online._marthe import marthe
 from hyperlr.online._metrics import metrics
@@ -20,11 +21,13 @@ __all__ = [
     "AdaptiveSgdState",
     "ExponentiatedGradientState",
     "FoundMetaLearningRate",
+    "GuardState",
     "NoSurvivorError",
     "OnlineState",
     "adaptive_sgd",
     "exponentiated_gradient",
     "find_meta_learning_rate",
+    "guard",
     "hd",
     "marthe",
     "metrics",

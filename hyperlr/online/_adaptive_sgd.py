@@ -14,10 +14,12 @@ class AdaptiveSgdState(NamedTuple):
 
     Attributes:
       hyper_learning_rate: β, one scalar for each hyperparameter.
+      meta_learning_rate: κ, likewise.
       hypergradient: the previous Δη.
     """
 
     hyper_learning_rate: optax.Params
+    meta_learning_rate: optax.Params
     hypergradient: optax.Updates
 
 
@@ -68,6 +70,7 @@ def adaptive_sgd(
     def init_fn(params: optax.Params) -> AdaptiveSgdState:
         return AdaptiveSgdState(
             hyper_learning_rate=optax.tree.full_like(params, hyper_learning_rate),
+            meta_learning_rate=optax.tree.full_like(params, meta_learning_rate),
             hypergradient=optax.tree.zeros_like(params),
         )
 
@@ -78,12 +81,13 @@ def adaptive_sgd(
         # [P] prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns negative as
         # soon as two hypergradients agree, and η never leaves η_0.
         beta = jax.tree.map(
-            lambda b, new, old: jnp.maximum(b + meta_learning_rate * new * old, 0.0),
+            lambda b, k, new, old: jnp.maximum(b + k * new * old, 0.0),
             state.hyper_learning_rate,
+            state.meta_learning_rate,
             updates,
             state.hypergradient,
         )
         steps = jax.tree.map(lambda b, g: -b * g, beta, updates)
-        return steps, AdaptiveSgdState(hyper_learning_rate=beta, hypergradient=updates)
+        return steps, state._replace(hyper_learning_rate=beta, hypergradient=updates)
 
     return optax.GradientTransformation(init_fn, update_fn)

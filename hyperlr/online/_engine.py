@@ -22,7 +22,8 @@ class OnlineState(NamedTuple):
     """State of :func:`online`. Scalars have shape () and at least float32.
 
     Attributes:
-      step_count: int32, the number of updates so far.
+      step_count: int32, the number of updates since Z was 0: at the start, or after a rollback of
+        :func:`hyperlr.guard`.
       hyperparams: η of the last update, one scalar for each name.
       hypergradient: Δη of the last update.
       discount: μ of the last update.
@@ -297,14 +298,17 @@ def _hyper_step(
         objective_norm=_dynamics.norm(objective_grad),
     )
     moved = optax.apply_updates(state.hyperparams, steps)
+    old = (state.hyperparams, state.hyper_state)
+    new = _dynamics.cast_like((moved, hyper_state), old)
+    # Δη_0 = 0 stands for "none yet": a rule that counts its steps or decays η must not see it.
+    values, hyper_state = jax.tree.map(
+        lambda a, b: jnp.where(state.step_count == 0, a, b), old, new
+    )
     projected = {
         name: jnp.clip(value, *limits[name]) if name in limits else value
-        for name, value in moved.items()
+        for name, value in values.items()
     }
-    old = (state.hyperparams, state.hyper_state)
-    new = _dynamics.cast_like((projected, hyper_state), old)
-    # Δη_0 = 0 stands for "none yet": a rule that counts its steps or decays η must not see it.
-    return jax.tree.map(lambda a, b: jnp.where(state.step_count == 0, a, b), old, new)
+    return projected, hyper_state
 
 
 def _discounted_sum(discount: jax.Array, propagated: Tangent, direct: Tangent) -> Tangent:

@@ -29,7 +29,8 @@ def exponentiated_gradient(
         η_t = η_{t-1} · exp(−γ Δη_t / (‖Z_t‖ ‖e_t‖))
 
     The quotient lies in [−1, 1], so one step changes η by at most a factor exp(γ), and no change
-    of the units of the loss or of the parameters alters it. Where Z or e is 0, η stays.
+    of the units of the loss or of the parameters alters it. Where Z or e is 0, η stays. A large γ
+    may bring η down to 0; it can rise from there again.
 
     Args:
       hyper_learning_rate: γ ≥ 0, dimensionless; 0.2 is a good first choice.
@@ -96,7 +97,10 @@ def exponentiated_gradient(
             defined = (norm > 0) & (objective_norm > 0)
             cosine = hypergradient / jnp.where(defined, norm, 1.0)
             cosine = jnp.where(defined, cosine / jnp.where(defined, objective_norm, 1.0), 0.0)
-            return value * jnp.expm1(-gamma * cosine)
+            # No factor moves 0, where a large γ or an underflow can have brought η: from there it
+            # goes on like the smallest number that a small factor still changes.
+            limits = jnp.finfo(value.dtype)
+            return jnp.maximum(value, limits.tiny / limits.eps) * jnp.expm1(-gamma * cosine)
 
         steps = jax.tree.map(step, updates, params, state.hyper_learning_rate, tangent_norm)
         return steps, state

@@ -1,0 +1,156 @@
+"""Online methods under the guard, with step sizes over twelve decades and any starting point.
+
+Trains a network on the digits that come with the install, with every method, inner optimizer, step
+size (β, κ or γ) and initial learning rate, with the guard and without; all of one method and inner
+optimizer side by side in one compiled program. The table counts the runs that end with parameters
+that are not finite, and those that end with a loss above the initial one.
+
+    python scripts/guard_table.py --steps 200 --json guard.json
+"""
+
+import argparse
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import hyperlr
+from hyperlr.experiments import data, training
+
+INNER = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": hyperlr.optimizers.adam,  # optax.adam has no derivative at zero gradients
+}
+STARTS = (1e-6, 1e-3, 1e-1, 1.0, 10.0, 100.0)
+DECADES = 13
+
+
+def scale_free(inner: Any, start: Any, gamma: Any) -> Any:
+    """MARTHE with the scale-free rule."""
+    rule = hyperlr.exponentiated_gradient(gamma)
+    return hyperlr.marthe(inner, start, discount=0.99, hyper_optimizer=rule)
+
+
+# Method → the exponent of its smallest step size, and how it is made of inner, η_0 and step size.
+METHODS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "HD, β": (-8, hyperlr.hd),
+    "RTHO, β": (-8, hyperlr.rtho),
+    "MARTHE, κ": (
+        -10,
+        lambda inner, start, size: hyperlr.marthe(inner, start, meta_learning_rate=size),
+    ),
+    "scale-free, γ": (-6, scale_free),
+}
+
+
+def run(
+    images: data.Data, make: Callable[..., Any], inner: Any, first: int, num_steps: int, width: int
+) -> dict[str, np.ndarray]:
+    """Trains all pairs of a step size and a start; arrays [13, starts]."""
+    pairs = list(itertools.product((10.0**e for e in range(first, first + DECADES)), STARTS))
+    lanes = training.make_lanes(
+        images, [0] * len(pairs), pairs, num_steps=num_steps, batch_size=100, hidden_widths=(width,)
+    )
+    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
+
+    def lane(params: Any, pair: Any, train_batches: Any, val_batches: Any) -> Any:
+        def make_optimizer(pair: Any) -> Any:
+            return make(inner, pair[1], pair[0])
+
+        state = make_optimizer(pair).init(params)
+        trained, state, _ = training.train_steps(
+            make_optimizer, params, state, pair, pixels, labels, train_batches, val_batches
+        )
+        everything = jnp.arange(len(labels))
+        losses = [training.loss_fn(w, pixels, labels, everything) for w in (params, trained)]
+        finite = jnp.stack([jnp.isfinite(w).all() for w in jax.tree.leaves(trained)]).all()
+        rollbacks = hyperlr.metrics(state).get("num_rollbacks", jnp.zeros((), jnp.int32))
+        return finite, *losses, rollbacks
+
+    # Four at a time: the losses are of all images at once.
+    finite, before, after, rollbacks = jax.jit(
+        lambda lanes: jax.lax.map(
+            lambda one: lane(one.params, one.step_sizes, one.train_batches, one.val_batches),
+            lanes,
+            batch_size=26,
+        )
+    )(lanes._replace(val_indices=lanes.val_indices))
+    arrays = {"finite": finite, "before": before, "after": after, "rollbacks": rollbacks}
+    return {name: np.asarray(x).reshape(DECADES, len(STARTS)) for name, x in arrays.items()}
+
+
+def main() -> None:
+    """Trains, prints the table, and writes JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=200, help="training steps (default 200)")
+    parser.add_argument("--width", type=int, default=100, help="hidden units (default 100)")
+    parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
+    parser.add_argument("--json", type=Path, help="also write all losses to this file")
+    arguments = parser.parse_args()
+    images = data.load_packaged()
+    results: dict[str, Any] = {}
+    cases = list(itertools.product(METHODS, arguments.inner, (False, True)))
+    for method, inner, guarded in track(cases, "training"):
+        first, make = METHODS[method]
+        made = make
+        if guarded:
+            made = lambda *args, make=make: hyperlr.guard(make(*args))  # noqa: E731
+        results[f"{method} | {inner} | {guarded}"] = run(
+            images, made, INNER[inner], first, arguments.steps, arguments.width
+        )
+    Console().print(table(results, arguments.steps))
+    if arguments.json:
+        plain = {k: {n: x.tolist() for n, x in v.items()} for k, v in results.items()}
+        arguments.json.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def table(results: dict[str, dict[str, np.ndarray]], num_steps: int) -> Table:
+    """One row a method and inner optimizer, without the guard and with it."""
+    title = f"{DECADES * len(STARTS)} runs of {num_steps} steps a row; without the guard → with it"
+    view = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("method", "step sizes", "inner"):
+        view.add_column(heading, no_wrap=True)
+    for heading in (
+        "not finite",
+        "loss above\nthe initial",
+        "worst loss\n/ initial",
+        "median\nloss",
+        "most\nrollbacks",
+    ):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for key in results:
+        method, inner, guarded = key.split(" | ")
+        if guarded == "True":
+            continue
+        pair = [results[f"{method} | {inner} | {which}"] for which in (False, True)]
+        first = METHODS[method][0]
+        worse = [int((~(each["after"] < each["before"])).sum()) for each in pair]
+        view.add_row(
+            method,
+            f"1e{first} … 1e{first + DECADES - 1}",
+            inner,
+            " → ".join(str(int((~each["finite"]).sum())) for each in pair),
+            " → ".join(map(str, worse)),
+            f"{(pair[1]['after'] / pair[1]['before']).max():.2f}",
+            " → ".join(
+                f"{np.median(np.nan_to_num(each['after'], nan=np.inf)):.2f}" for each in pair
+            ),
+            str(pair[1]["rollbacks"].max()),
+        )
+    return view
+
+
+if __name__ == "__main__":
+    main()
