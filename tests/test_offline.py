@@ -560,19 +560,27 @@ def orbax():
     return pytest.importorskip("orbax.checkpoint")
 
 
-@pytest.mark.usefixtures("orbax")
-@pytest.mark.parametrize("optimizer", [optax.adam(0.02), noisy_descent()], ids=["adam", "noise"])
+@pytest.fixture(scope="module", params=["adam", "noise"])
+def uninterrupted(request, tmp_path_factory):
+    """The options of a run, and what it comes to with checkpoints and no interruption."""
+    pytest.importorskip("orbax.checkpoint")
+    optimizer = {"adam": optax.adam(0.02), "noise": noisy_descent()}[request.param]
+    options = {"num_iterations": 7, "optimizer": optimizer}
+    whole = run(checkpoint_dir=tmp_path_factory.mktemp("whole"), checkpoint_every=2, **options)
+    assert_same_bits(whole, run(lambda record: None, **options))
+    return options, whole
+
+
 @pytest.mark.parametrize("last", [0, 3, 4, 5])
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, last, optimizer):
-    options = {"num_iterations": 7, "checkpoint_every": 2, "optimizer": optimizer}
-    whole = run(checkpoint_dir=tmp_path / "whole", **options)
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, last, uninterrupted):
+    options, whole = uninterrupted
+    options = {"checkpoint_dir": tmp_path, "checkpoint_every": 2, **options}
     with pytest.raises(KeyboardInterrupt):
-        run(interrupt_at(last), checkpoint_dir=tmp_path / "killed", **options)
+        run(interrupt_at(last), **options)
     seen = []
-    resumed = run(seen.append, checkpoint_dir=tmp_path / "killed", **options)
+    resumed = run(seen.append, **options)
     assert seen[0].iteration == last - last % 2  # from the last even number of iterations
     assert_same_bits(resumed, whole)
-    assert_same_bits(resumed, run(lambda record: None, num_iterations=7, optimizer=optimizer))
 
 
 @pytest.mark.usefixtures("orbax")
