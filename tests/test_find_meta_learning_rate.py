@@ -95,13 +95,22 @@ def test_margin_of_ten_sees_the_next_power_of_ten():
             assert found.margin_seen
 
 
-def test_the_largest_is_found_where_all_survive_and_the_result_says_so():
-    found = hyperlr.find_meta_learning_rate(descend, [0.01, 0.3, 0.1])
+def test_where_all_survive_the_margin_ends_with_the_candidates():
+    candidates = [0.01, 0.3, 0.03, 0.1]
+    found = hyperlr.find_meta_learning_rate(descend, candidates)
+    assert (found.value, found.place, found.margin_seen) == (0.03, 2, True)
+    # Where no margin can be seen, the largest is taken, and the result says so.
+    found = hyperlr.find_meta_learning_rate(descend, candidates, margin=31.0)
     assert (found.value, found.place, found.margin_seen) == (0.3, 1, False)
-    assert not hyperlr.find_meta_learning_rate(descend, [0.01, 0.3, 0.1], margin=31.0).margin_seen
-    # A larger one was tried, though not one that is ten times as large.
-    found = hyperlr.find_meta_learning_rate(descend, [0.01, 0.06, 0.3], margin=10.0)
-    assert (found.value, found.margin_seen) == (0.3, False)
+
+
+def test_a_lucky_survivor_at_the_upper_end_is_not_found():
+    def run(candidate):
+        return jnp.where(candidate == 0.4, jnp.nan, jnp.ones(3))
+
+    candidates = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
+    found = hyperlr.find_meta_learning_rate(run, candidates, margin=3.9)
+    assert (found.value, found.margin_seen) == (0.1, True)
 
 
 def test_a_lucky_survivor_among_those_that_diverge_is_not_found():

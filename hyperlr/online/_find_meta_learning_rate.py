@@ -20,7 +20,7 @@ class FoundMetaLearningRate(NamedTuple):
       value: the candidate that was found, a Python float.
       place: its place among the candidates, a Python int.
       margin_seen: bool, whether a candidate at least ``margin`` times as large was tried. Where
-        not, the found one is near the upper end of the candidates, and larger ones may do as well.
+        not, the found one is near the upper end of the candidates: pass larger ones.
       candidates: as they were passed, shape [K].
       survived: bool, shape [K], whether each candidate survived; margins do not enter here.
       losses: what ``run`` returned, shape [K, N].
@@ -67,9 +67,10 @@ def find_meta_learning_rate(
 
         L_t(κ) is finite, and L_t(κ) ≤ max_growth · L_0(κ),   t = 0 … N − 1
 
-    and the one found is the largest κ such that every candidate in [κ, margin · κ] survives. What
-    diverges late does so with a step size not much below those that diverge early: the margin keeps
-    away from them.
+    and the one found is the largest κ such that every candidate in [κ, margin · κ] survives, and
+    the largest candidate is no smaller than margin · κ. (If there is none, then without this last
+    condition.) What diverges late does so with a step size not much below those that diverge early:
+    the margin keeps away from them.
 
     Args:
       run: ``run(candidate)`` trains with a step size, a float scalar that is traced, and returns
@@ -143,14 +144,13 @@ def find_meta_learning_rate(
         )
     curves = losses.tolist()
     survived = _survivors(curves, max_growth)
-    place = _largest_with_margin(sizes, survived, margin)
+    place, margin_seen = _largest_with_margin(sizes, survived, margin)
     result = FoundMetaLearningRate(
         math.nan, -1, False, tried, jnp.asarray(survived), losses, records
     )
     if place is None:
         raise NoSurvivorError(_no_survivor(sizes, survived, curves, margin), result)
-    reach = margin * sizes[place] * (1 - _ROUNDING)
-    return result._replace(value=sizes[place], place=place, margin_seen=max(sizes) >= reach)
+    return result._replace(value=sizes[place], place=place, margin_seen=margin_seen)
 
 
 def _map_in_groups(
@@ -185,14 +185,22 @@ def _survivors(curves: list[list[float]], max_growth: float) -> list[bool]:
     ]
 
 
-def _largest_with_margin(sizes: list[float], survived: list[bool], margin: float) -> int | None:
-    """The place of the largest survivor whose margin holds none that diverged."""
+def _largest_with_margin(
+    sizes: list[float], survived: list[bool], margin: float
+) -> tuple[int | None, bool]:
+    """The place of the largest survivor whose margin holds none that diverged; if it was seen.
+
+    One whose margin the candidates reach beyond goes before a larger one: near their upper end, a
+    lucky survivor among those that diverge has nothing above it that would give it away.
+    """
     lost = [size for size, survives in zip(sizes, survived, strict=True) if not survives]
-    for place in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
-        upper = margin * sizes[place] * (1 + _ROUNDING)
-        if not any(sizes[place] <= size <= upper for size in lost):
-            return place
-    return None
+    kept = [
+        (max(sizes) >= margin * size * (1 - _ROUNDING), size, place)
+        for place, size in enumerate(sizes)
+        if not any(size <= other <= margin * size * (1 + _ROUNDING) for other in lost)
+    ]
+    seen, _, place = max(kept, default=(False, 0.0, None))
+    return place, seen
 
 
 def _no_survivor(
