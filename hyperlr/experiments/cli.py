@@ -57,8 +57,9 @@ def mnist(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="quick: 1 seed, 3 step sizes a method, under five minutes; paper: 20 seeds, up to "
-            "9 step sizes, hours. It says how long before it starts, and goes on where it stopped."
+            help="quick: 1 seed, the step size found for a method and its neighbours, under "
+            "five minutes; paper: 20 seeds, up to 9 step sizes, hours. It says how long before it "
+            "starts, and goes on where it stopped."
         ),
     ] = Preset.quick,
     seeds: Annotated[
