@@ -27,6 +27,7 @@ TRANSFORMATIONS = {
         hyper_optimizer=optax.adam(1e-3),
         bounds={"b1": (0.0, 0.99)},
     ),
+    "guard": lambda: hyperlr.guard(hyperlr.marthe(MOMENTUM, 0.01, meta_learning_rate=1e-6)),
     "online_reverse": lambda: hyperlr.online(
         optax.sgd,
         {"learning_rate": 0.01},
@@ -153,7 +154,9 @@ def test_trees_and_dtypes(name, tree, dtype, request):
     assert all(np.isfinite(x.astype(float)).all() for x in jax.tree.leaves((params, state)))
     scalars = hyperlr.metrics(state)
     wide = jnp.float64 if dtype == jnp.float64 and jax.tree.leaves(params) else jnp.float32
-    assert {x.dtype for x in scalars.values()} == {jnp.dtype(wide)}
+    counts = {name for name in scalars if name.startswith("num_")}
+    assert {x.dtype for name, x in scalars.items() if name not in counts} == {jnp.dtype(wide)}
+    assert {scalars[name].dtype for name in counts} <= {jnp.dtype(jnp.int32)}
 
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)

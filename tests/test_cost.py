@@ -82,6 +82,17 @@ def test_flops_are_at_the_floor(tx, validation, expected, plain_flops):
 
 
 @pytest.mark.parametrize(
+    "tx",
+    [hyperlr.hd(optax.sgd, 0.01, 1e-3), hyperlr.marthe(optax.sgd, 0.01, meta_learning_rate=1e-6)],
+    ids=["hd", "marthe"],
+)
+def test_a_guard_costs_next_to_nothing(tx):
+    """A loss of its own, not merged with that of the gradients, would add a third of a gradient."""
+    ratio = flops(hyperlr.guard(tx), validation=False) / flops(tx, validation=False)
+    assert 1.0 < ratio < 1.03
+
+
+@pytest.mark.parametrize(
     ("tx", "calls"),
     [
         (hyperlr.hd(optax.sgd, 0.01, 1e-3), 0),
@@ -110,11 +121,16 @@ def test_the_loss_is_traced_once_and_never_by_hd(tx, calls):
         (hyperlr.rtho(optax.sgd, 0.01, 1e-3), 1),
         (hyperlr.marthe(optax.sgd, 0.01, meta_learning_rate=1e-6), 2),
         (hyperlr.rtho(functools.partial(optax.sgd, momentum=0.9), 0.01, 1e-3), 3),
+        (hyperlr.guard(hyperlr.marthe(optax.sgd, 0.01, meta_learning_rate=1e-6)), 3),
+        (hyperlr.guard(hyperlr.hd(functools.partial(optax.sgd, momentum=0.9), 0.01, 1e-3)), 4),
     ],
-    ids=["hd", "hd-momentum", "rtho", "marthe", "rtho-momentum"],
+    ids=["hd", "hd-momentum", "rtho", "marthe", "rtho-momentum", "guard", "guard-momentum"],
 )
 def test_the_state_holds_what_the_algorithm_needs(tx, copies):
-    """Copies of the parameters: the inner state, Z (both parts), and B where μ adapts."""
+    """Copies of the parameters: the inner state, Z (both parts), and B where μ adapts.
+
+    The guard keeps one of the parameters, and one of the inner state.
+    """
     state = jax.eval_shape(tx.init, jax.ShapeDtypeStruct((1000,), jnp.float32))
     assert sum(x.size for x in jax.tree.leaves(state)) // 1000 == copies
 

@@ -219,7 +219,7 @@ def reference(losses, grads, rate, explosion, cut):
         bound = calm = math.inf
         if first is not None:
             margin = (explosion - 1) * max(abs(best), abs(first) / explosion)
-            bound, calm = best + margin, best + margin / 6
+            bound, calm = best + margin, best
         finite = math.isfinite(loss) and math.isfinite(grad)
         explodes = finite and loss > bound and state == "steps"
         if finite and not explodes:

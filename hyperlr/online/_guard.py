@@ -16,9 +16,6 @@ from hyperlr.online._restart import is_online, restarted, without_tangents
 _MEAN_WEIGHT = 0.1
 _BEST_WEIGHT = 0.03
 
-# Parameters are good to come back to if their loss rose by no more than this share of an explosion.
-_GOOD_SHARE = 1 / 6
-
 # What is left to do of a rollback at the next update.
 _NONE, _DONE, _COMPLETE = 0, 1, 2
 
@@ -42,7 +39,7 @@ class GuardState(NamedTuple):
 
     Attributes:
       inner_state: state of the guarded transformation.
-      good_params: the last parameters at which nothing was wrong.
+      good_params: the last parameters whose loss was not above the recent best.
       good_state: the state that goes with them, without tangents, which are forgotten anyway.
       losses: what an explosion is told by.
       recovery: int32, 0 where the last update was a step; 1 where it came back to
@@ -74,10 +71,10 @@ def guard(
 
     with ``best`` the recent best of the smoothed loss: for positive losses, past ``explosion``
     times the recent best, if that is not small beside the first loss. The update is then the
-    difference to the last good parameters: the last whose loss was no more than a sixth of the way
-    to that bound. Their state comes back, too, except that the tangents are forgotten and the rates
-    are multiplied by ``cut``: η, and β (or γ) with κ. Where that goes wrong again, they are cut
-    again. Of a transformation that learns no learning rate, the updates are cut instead, for good.
+    difference to the last good parameters, those whose loss was not above ``best``. Their state
+    comes back, too, except that the tangents are forgotten and the rates are multiplied by ``cut``:
+    η, and β (or γ) with κ. Where that goes wrong again, they are cut again. Of a transformation
+    that learns no learning rate, the updates are cut instead, for good.
 
     Coming back from afar takes two updates, since the first one rounds; the gradients that the
     second is called with are not used.
@@ -170,7 +167,7 @@ def guard(
         margin = (explosion - 1.0) * _unit(state.losses, explosion)
         exploded = _is_above(loss, state.losses.best + margin) & (state.recovery == _NONE)
         is_sound = _all_finite((updates, loss)) & ~exploded & ~completes
-        is_good = is_sound & ~_is_above(loss, state.losses.best + _GOOD_SHARE * margin)
+        is_good = is_sound & ~_is_above(loss, state.losses.best)
         good_params = _select(is_good, params, state.good_params)
         good_state = _select(is_good, without_tangents(state.inner_state), state.good_state)
 
