@@ -2,8 +2,8 @@
 
 A checkpoint holds the bytes of all arrays of a tree, one after the other, what tells its run from
 other runs, and digests of both. One that is damaged or of another run is refused, and the one
-before it is taken. (Given many arrays, of which one is damaged, orbax would go on reading the
-others in the background, and complain of each.)
+before it is taken. (One array, and one of NumPy: where it reads several, or puts them on a device,
+orbax goes on in the background after an error, and complains of each.)
 """
 
 import hashlib
@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Tree = Any
 Problem = Mapping[str, str]
@@ -68,7 +67,7 @@ def save(manager: Any, step: int, tree: Tree, problem: Problem) -> None:
     written = manager.save(
         step,
         args=ocp.args.Composite(
-            arrays=ocp.args.StandardSave([np.frombuffer(content, np.uint8)]),
+            arrays=ocp.args.StandardSave([_plain(jnp.frombuffer(content, jnp.uint8))]),
             run=ocp.args.JsonSave(record),
         ),
     )
@@ -167,18 +166,18 @@ def _restore(manager: Any, step: int, like_at: Callable[[int], Tree], problem: P
             f"holds another run, with a different {'; '.join(different)}: pass what that run was "
             "started with to resume it, or an empty directory to start anew"
         )
-    length = sum(_plain(leaf).nbytes for leaf in jax.tree.leaves(like))
-    like_content = [np.empty(length, np.uint8)]
+    leaves, structure = jax.tree.flatten(like)
+    length = sum(_plain(leaf).nbytes for leaf in leaves)
+    like_content = [_plain(jnp.zeros(length, jnp.uint8))]
     (content,) = _read(manager, step, arrays=ocp.args.StandardRestore(like_content))
-    content = np.asarray(content).tobytes()
+    content = content.tobytes()
     if _sha256(content) != saved.get("arrays digest"):
         raise _RefusedError("its arrays are not what was written")
-    leaves, structure = jax.tree.flatten(like)
     restored, start = [], 0
     for leaf in leaves:
         plain = _plain(leaf)
-        array = np.frombuffer(content, plain.dtype, plain.size, start).reshape(plain.shape)
-        restored.append(_like(jnp.asarray(array), leaf))
+        array = jnp.frombuffer(content, plain.dtype, plain.size, start).reshape(plain.shape)
+        restored.append(_like(array, leaf))
         start += plain.nbytes
     return jax.tree.unflatten(structure, restored)
 
@@ -241,10 +240,10 @@ def _is_key(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> np.ndarray:
-    """An array of numbers on the host, also for a typed random key."""
+def _plain(leaf: Any) -> Any:
+    """A NumPy array of numbers, also for a typed random key."""
     leaf = jnp.asarray(leaf)
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _like(plain: jax.Array, leaf: Any) -> jax.Array:

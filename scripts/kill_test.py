@@ -159,20 +159,23 @@ def _cifar(name: str, inner: str, out: Path) -> None:
         checkpoint_epochs=1,
         search_steps=6,
     )
-    data_dir = out.with_name(f"{out.name}-data")
+    data_dir = out.with_name("data")
     _write_noise(data_dir, task.form)
     cifar.run(task, settings, data_dir, out, Console(quiet=True), resume=True)
 
 
 def _write_noise(data_dir: Path, form: Any) -> None:
-    """Writes a data set of noise in the binary format, if it is not there."""
+    """Writes a data set of noise in the binary format."""
+    from hyperlr.experiments import results
+
     folder = data_dir / form.folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for file, num in ((form.train_files[0], 120), (form.test_file, 20)):
         records = rng.integers(0, 256, (num, form.label_bytes + 3072), dtype=np.uint8)
         records[:, : form.label_bytes] %= 10
-        (folder / file).write_bytes(records.tobytes())
+        with results.atomic_file(folder / file) as handle:
+            handle.write(records.tobytes())
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {
@@ -359,8 +362,8 @@ def _await_end(process: "subprocess.Popen[bytes]", target: str, out: Path) -> No
 def table(outcomes: Sequence[Outcome]) -> Table:
     """Returns the table of all targets."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("target")
-    headings = ("kills", "while writing", "resumes", "finished runs", "identical", "seconds")
+    shown.add_column("target", no_wrap=True)
+    headings = ("kills", "writing", "resumes", "finished", "identical", "seconds")
     for heading in headings:
         shown.add_column(heading, justify="right")
     for outcome in outcomes:
