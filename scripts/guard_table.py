@@ -63,32 +63,36 @@ def run(
     lanes = training.make_lanes(
         images, [0] * len(pairs), pairs, num_steps=num_steps, batch_size=100, hidden_widths=(width,)
     )
-    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
 
-    def whole_loss(params: Any) -> jax.Array:
-        return models.cross_entropy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
+    def lane(pixels: Any, labels: Any, one: training.Lanes) -> Any:
+        def whole_loss(params: Any) -> jax.Array:
+            return models.cross_entropy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
 
-    def lane(params: Any, pair: Any, train_batches: Any, val_batches: Any) -> Any:
         def make_optimizer(pair: Any) -> Any:
             return make(inner, pair[1], pair[0])
 
-        state = make_optimizer(pair).init(params)
+        params, pair = one.params, one.step_sizes
         trained, state, _ = training.train_steps(
-            make_optimizer, params, state, pair, pixels, labels, train_batches, val_batches
+            make_optimizer,
+            params,
+            make_optimizer(pair).init(params),
+            pair,
+            pixels,
+            labels,
+            one.train_batches,
+            one.val_batches,
         )
         losses = [whole_loss(w) for w in (params, trained)]
         finite = jnp.stack([jnp.isfinite(w).all() for w in jax.tree.leaves(trained)]).all()
         rollbacks = hyperlr.metrics(state).get("num_rollbacks", jnp.zeros((), jnp.int32))
         return finite, *losses, rollbacks
 
-    # Not all at a time: a loss on all images takes memory.
-    finite, before, after, rollbacks = jax.jit(
-        lambda lanes: jax.lax.map(
-            lambda one: lane(one.params, one.step_sizes, one.train_batches, one.val_batches),
-            lanes,
-            batch_size=26,
-        )
-    )(lanes)
+    @jax.jit
+    def train(pixels: Any, labels: Any, lanes: training.Lanes) -> Any:
+        # Not all at a time: a loss on all images takes memory.
+        return jax.lax.map(functools.partial(lane, pixels, labels), lanes, batch_size=26)
+
+    finite, before, after, rollbacks = train(images.images, images.labels, lanes)
     arrays = {"finite": finite, "before": before, "after": after, "rollbacks": rollbacks}
     return {name: np.asarray(x).reshape(DECADES, len(STARTS)) for name, x in arrays.items()}
 
