@@ -335,7 +335,7 @@ def _wait(
         if process.poll() is not None:
             return None
         time.sleep(0.0005)
-    time.sleep(0.01 * rng.random() if writes else 0.0)
+    time.sleep(0.002 * rng.random() if writes else 0.0)
     if process.poll() is not None:
         return None
     return "writing" if any("tmp" in path.name for path in _files(out)) else "between"
