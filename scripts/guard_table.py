@@ -82,7 +82,9 @@ def run(
             one.train_batches,
             one.val_batches,
         )
-        losses = [whole_loss(w) for w in (params, trained)]
+        # The last update of a run is not looked at any more: what was good before it is kept.
+        good = getattr(state, "good_params", trained)
+        losses = [whole_loss(w) for w in (params, trained, good)]
         finite = jnp.stack([jnp.isfinite(w).all() for w in jax.tree.leaves(trained)]).all()
         rollbacks = hyperlr.metrics(state).get("num_rollbacks", jnp.zeros((), jnp.int32))
         return finite, *losses, rollbacks
@@ -92,8 +94,14 @@ def run(
         # Not all at a time: a loss on all images takes memory.
         return jax.lax.map(functools.partial(lane, pixels, labels), lanes, batch_size=26)
 
-    finite, before, after, rollbacks = train(images.images, images.labels, lanes)
-    arrays = {"finite": finite, "before": before, "after": after, "rollbacks": rollbacks}
+    finite, before, after, good, rollbacks = train(images.images, images.labels, lanes)
+    arrays = {
+        "finite": finite,
+        "before": before,
+        "after": after,
+        "good": good,
+        "rollbacks": rollbacks,
+    }
     return {name: np.asarray(x).reshape(DECADES, len(STARTS)) for name, x in arrays.items()}
 
 
@@ -126,36 +134,40 @@ def table(results: dict[str, dict[str, np.ndarray]], num_steps: int) -> Table:
     """One row a method and inner optimizer, without the guard and with it."""
     title = f"{DECADES * len(STARTS)} runs of {num_steps} steps a row; without the guard → with it"
     view = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("method", "step sizes", "inner"):
+    for heading in ("method, step sizes", "inner"):
         view.add_column(heading, no_wrap=True)
     for heading in (
-        "not finite",
-        "loss above\nthe initial",
-        "worst loss\n/ initial",
+        "not\nfinite",
+        "above the\nfirst loss",
+        "of good\nparams",
+        "worst /\nfirst",
         "median\nloss",
         "most\nrollbacks",
     ):
         view.add_column(heading, justify="right", no_wrap=True)
-    for key in results:
-        method, inner, guarded = key.split(" | ")
-        if guarded == "True":
-            continue
-        pair = [results[f"{method} | {inner} | {which}"] for which in (False, True)]
+    for method, inner in dict.fromkeys(tuple(key.split(" | ")[:2]) for key in results):
+        bare, guarded = (results[f"{method} | {inner} | {which}"] for which in (False, True))
         first = METHODS[method][0]
-        worse = [int((~(each["after"] < each["before"])).sum()) for each in pair]
         view.add_row(
-            method,
-            f"1e{first} … 1e{first + DECADES - 1}",
+            f"{method}: 1e{first} … 1e{first + DECADES - 1}",
             inner,
-            " → ".join(str(int((~each["finite"]).sum())) for each in pair),
-            " → ".join(map(str, worse)),
-            f"{(pair[1]['after'] / pair[1]['before']).max():.2f}",
-            " → ".join(
-                f"{np.median(np.nan_to_num(each['after'], nan=np.inf)):.2f}" for each in pair
-            ),
-            str(pair[1]["rollbacks"].max()),
+            " → ".join(str(int((~each["finite"]).sum())) for each in (bare, guarded)),
+            " → ".join(str(_num_above(each, "after")) for each in (bare, guarded)),
+            str(_num_above(guarded, "good")),
+            f"{(guarded['after'] / guarded['before']).max():.2f}",
+            " → ".join(_short(each["after"]) for each in (bare, guarded)),
+            str(guarded["rollbacks"].max()),
         )
     return view
+
+
+def _num_above(result: dict[str, np.ndarray], which: str) -> int:
+    """How many runs have a loss that is not below the initial one."""
+    return int((~(result[which] < result["before"])).sum())
+
+
+def _short(losses: np.ndarray) -> str:
+    return f"{np.median(np.nan_to_num(losses, nan=np.inf)):.3g}"
 
 
 if __name__ == "__main__":

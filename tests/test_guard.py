@@ -209,7 +209,7 @@ def test_an_infinity_that_a_state_begins_with_is_no_fault():
 def reference(losses, grads, rate, explosion, cut):
     """Gradient descent under the guard, on one number, in plain Python."""
     w, good, scale = 1.0, 1.0, 1.0
-    first = mean = best = None
+    first = mean = best = noise = None
     state, rollbacks, explosions, path = "steps", 0, 0, []
     for loss, grad in zip(losses, grads, strict=True):
         if state == "completes":
@@ -218,16 +218,20 @@ def reference(losses, grads, rate, explosion, cut):
             continue
         bound = calm = math.inf
         if first is not None:
-            margin = (explosion - 1) * max(abs(best), abs(first) / explosion)
+            margin = max((explosion - 1) * max(abs(best), abs(first) / explosion), 6 * noise)
             bound, calm = best + margin, best
         finite = math.isfinite(loss) and math.isfinite(grad)
         explodes = finite and loss > bound and state == "steps"
         if finite and not explodes:
             if not loss > calm:
                 good = w
-            if first is None or state == "at good":
-                first, mean, best = loss if first is None else first, loss, loss
+            if first is None:
+                first = mean = best = loss
+                noise = abs(loss) / 2
+            elif state == "at good":
+                mean = best = loss
             else:
+                noise += 0.1 * (abs(loss - mean) - noise)
                 mean += 0.1 * (loss - mean)
                 best = min(mean, best + 0.03 * (mean - best))
             w, state = w - scale * rate * grad, "steps"
@@ -240,7 +244,7 @@ def reference(losses, grads, rate, explosion, cut):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("explosion", [1.5, 4.0, math.inf])
+@pytest.mark.parametrize("explosion", [1.5, 2.0, 4.0, math.inf])
 def test_every_decision_is_as_the_equations_say(explosion, sign):
     rng = np.random.default_rng(0)
     level = sign * 2.0 * np.exp(-np.arange(400) / 150) + 0.1

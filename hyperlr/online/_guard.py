@@ -12,9 +12,12 @@ from hyperlr import _checks, _dynamics
 from hyperlr._dynamics import Tree
 from hyperlr.online._restart import is_online, restarted, without_tangents
 
-# Weight of the newest loss in the mean, and of the mean in a best that lies below it.
+# Weight of the newest loss in the mean and in the noise, and of the mean in a best that is lower.
 _MEAN_WEIGHT = 0.1
 _BEST_WEIGHT = 0.03
+
+# What is noise rises above the best by less than so many mean absolute deviations.
+_DEVIATIONS = 6.0
 
 # What is left to do of a rollback at the next update.
 _NONE, _DONE, _COMPLETE = 0, 1, 2
@@ -27,11 +30,13 @@ class Losses(NamedTuple):
       first: the first loss that was finite.
       mean: an exponential moving average, over about ten steps.
       best: the recent best of ``mean``: it follows it down at once, and up over about thirty steps.
+      noise: the mean absolute deviation from ``mean``, over about ten steps.
     """
 
     first: jax.Array
     mean: jax.Array
     best: jax.Array
+    noise: jax.Array
 
 
 class GuardState(NamedTuple):
@@ -60,17 +65,18 @@ class GuardState(NamedTuple):
 
 
 def guard(
-    tx: optax.GradientTransformation, *, explosion: float = 4.0, cut: float = 0.1
+    tx: optax.GradientTransformation, *, explosion: float = 2.0, cut: float = 0.1
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes back every step that goes wrong, and goes on with smaller rates.
 
     A step is wrong where the loss, a gradient, the update, the new parameters or the new state is
     not finite, and where the loss has exploded::
 
-        L_t > best + (explosion − 1) · max(|best|, |L_0| / explosion)
+        L_t > best + max((explosion − 1) · max(|best|, |L_0| / explosion), 6 · noise)
 
-    with ``best`` the recent best of the smoothed loss: for positive losses, past ``explosion``
-    times the recent best, if that is not small beside the first loss. The update is then the
+    with ``best`` the recent best of the smoothed loss and ``noise`` its recent mean absolute
+    deviation: for positive losses, past ``explosion`` times the recent best, if that is not small
+    beside the first loss, and if minibatches do not differ as much. The update is then the
     difference to the last good parameters, those whose loss was not above ``best``. Their state
     comes back, too, except that the tangents are forgotten and the rates are multiplied by ``cut``:
     η, and β (or γ) with κ. Where that goes wrong again, they are cut again. Of a transformation
@@ -164,8 +170,8 @@ def guard(
         # next update, from close by, completes the way; its loss and gradients are not looked at.
         completes = state.recovery == _COMPLETE
         # Then there are no better parameters to go back to: the losses there are what they are.
-        margin = (explosion - 1.0) * _unit(state.losses, explosion)
-        exploded = _is_above(loss, state.losses.best + margin) & (state.recovery == _NONE)
+        bound = state.losses.best + _margin(state.losses, explosion)
+        exploded = _is_above(loss, bound) & (state.recovery == _NONE)
         is_sound = _all_finite((updates, loss)) & ~exploded & ~completes
         is_good = is_sound & ~_is_above(loss, state.losses.best)
         good_params = _select(is_good, params, state.good_params)
@@ -221,23 +227,28 @@ def _is_above(loss: jax.Array | None, bound: jax.Array) -> jax.Array:
     return jnp.zeros((), bool) if loss is None else jnp.isfinite(loss) & (loss > bound)
 
 
-def _unit(losses: Losses, explosion: float | jax.Array) -> jax.Array:
-    """What the rise of a loss is measured in."""
-    return jnp.maximum(jnp.abs(losses.best), jnp.abs(losses.first) / explosion)
+def _margin(losses: Losses, explosion: float | jax.Array) -> jax.Array:
+    """How far above the best a loss may rise."""
+    unit = jnp.maximum(jnp.abs(losses.best), jnp.abs(losses.first) / explosion)
+    return jnp.maximum((explosion - 1.0) * unit, _DEVIATIONS * losses.noise)
 
 
 def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
     """The losses with one more; after a rollback it says what to expect there."""
     if loss is None:
         return state.losses
-    first, mean, best = state.losses
-    begins = jnp.isnan(first) | (state.recovery == _DONE)
+    first, mean, best, noise = state.losses
+    is_first = jnp.isnan(first)
+    begins = is_first | (state.recovery == _DONE)
+    deviation = jnp.where(begins, noise, jnp.abs(loss - mean))
     mean = jnp.where(begins, loss, mean + _MEAN_WEIGHT * (loss - mean))
     risen = best + _BEST_WEIGHT * (mean - best)
     return Losses(
-        first=jnp.where(jnp.isnan(first), loss, first),
+        first=jnp.where(is_first, loss, first),
         mean=mean,
         best=jnp.where(begins, loss, jnp.minimum(mean, risen)),
+        # Not known at first, and better taken for large.
+        noise=jnp.where(is_first, jnp.abs(loss) / 2, noise + _MEAN_WEIGHT * (deviation - noise)),
     )
 
 
