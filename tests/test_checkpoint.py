@@ -174,7 +174,7 @@ def test_a_checkpoint_that_another_process_wrote_meanwhile_is_an_error(directory
 
 
 def test_a_schedule_is_optimized_on_from_the_last_good_checkpoint(tmp_path):
-    def optimize(directory, num_iterations):
+    def optimize():
         return hyperlr.optimize_schedule(
             optax.sgd,
             jnp.zeros(2),
@@ -183,18 +183,17 @@ def test_a_schedule_is_optimized_on_from_the_last_good_checkpoint(tmp_path):
             lambda w, x: jnp.sum((w - x) ** 2),
             lambda w: jnp.sum((w - 1.0) ** 2),
             optimizer=optax.adam(0.01),
-            num_iterations=num_iterations,
+            num_iterations=4,
             key=jax.random.key(0),
-            checkpoint_dir=tmp_path / directory,
+            checkpoint_dir=tmp_path,
             checkpoint_every=1,
         )
 
-    whole = optimize("whole", 5)
-    optimize("damaged", 4)
-    for file in (tmp_path / "damaged" / "4" / "arrays" / "d").iterdir():
+    whole = optimize()
+    for file in (tmp_path / "4" / "arrays" / "d").iterdir():
         flip(0.5, file)
     with pytest.warns(RuntimeWarning, match="taking the one of step 3"):
-        resumed = optimize("damaged", 5)
+        resumed = optimize()
     for a, b in zip(*map(jax.tree.leaves, (resumed, whole)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
