@@ -43,6 +43,11 @@ def scale_free(inner: Any, start: Any, gamma: Any) -> Any:
     return hyperlr.marthe(inner, start, discount=0.99, hyper_optimizer=rule)
 
 
+def under_guard(make: Callable[..., Any], explosion: float, *arguments: Any) -> Any:
+    """A method under the guard."""
+    return hyperlr.guard(make(*arguments), explosion=explosion)
+
+
 # Method → the exponent of its smallest step size, and how it is made of inner, η_0 and step size.
 METHODS: dict[str, tuple[int, Callable[..., Any]]] = {
     "HD, β": (-8, hyperlr.hd),
@@ -110,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200, help="training steps (default 200)")
     parser.add_argument("--width", type=int, default=100, help="hidden units (default 100)")
+    parser.add_argument("--explosion", type=float, default=2.0, help="of the guard (default 2)")
     parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
     parser.add_argument("--json", type=Path, help="also write all losses to this file")
     arguments = parser.parse_args()
@@ -120,7 +126,7 @@ def main() -> None:
         first, make = METHODS[method]
         made = make
         if guarded:
-            made = lambda *args, make=make: hyperlr.guard(make(*args))  # noqa: E731
+            made = functools.partial(under_guard, make, arguments.explosion)
         results[f"{method} | {inner} | {guarded}"] = run(
             images, made, INNER[inner], first, arguments.steps, arguments.width
         )
