@@ -52,16 +52,52 @@ def with_floats(tree: Tree, floats: Tree) -> Tree:
 
 
 def cast_like(tree: Tree, reference: Tree) -> Tree:
-    """``tree`` with its floating-point leaves in the dtypes of ``reference``, none of them weak.
+    """``tree`` in the dtypes of ``reference``; floating-point leaves are not weak either.
 
-    A float32 hyperparameter promotes whatever bfloat16 it multiplies; the result is brought back
-    here, once, so that the product itself is still formed in float32.
+    A float32 hyperparameter promotes whatever bfloat16 it multiplies, and the zero gradient of an
+    integer leaf; the result is brought back here, once, so that the product itself is still formed
+    in float32.
     """
     return jax.tree.map(
-        lambda x, r: jnp.asarray(x).astype(jnp.result_type(r)) if is_float(r) else x,
+        lambda x, r: jnp.asarray(x).astype(jnp.result_type(r)) if is_float(r) or is_float(x) else x,
         tree,
         reference,
     )
+
+
+def without_float0(grads: Tree, params: Tree) -> Tree:
+    """``grads`` with integer zeros for what ``jax.grad(..., allow_int=True)`` returns for integers.
+
+    That is float0, on which no arithmetic is defined.
+    """
+
+    def number(w: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.zeros_like(w) if getattr(g, "dtype", None) == jax.dtypes.float0 else g
+
+    return jax.tree.map(number, params, grads)
+
+
+def saturated(x: jax.Array) -> jax.Array:
+    """``x`` with the largest finite number in place of ∞, so that 0 · x is 0; NaN stays."""
+    return _clamped(x, float(jnp.finfo(x.dtype).max))
+
+
+def summable(tree: Tree) -> Tree:
+    """``tree`` with its entries held within ±√(max / 2n), of n floating-point entries in all.
+
+    max is the largest number of the dtype of accumulation. No inner product of two such trees
+    overflows, so none is ∞ − ∞; nor do many linear maps of one. NaN stays.
+    """
+    num_entries = sum(x.size for x in jax.tree.leaves(tree))
+    largest = float(jnp.finfo(accumulation_dtype(tree)).max) / (2 * max(num_entries, 1))
+    return jax.tree.map(
+        lambda x: _clamped(x, min(largest**0.5, float(jnp.finfo(x.dtype).max))), tree
+    )
+
+
+def _clamped(x: jax.Array, largest: float) -> jax.Array:
+    """``x`` within ±largest, in a single operation an entry."""
+    return jax.lax.clamp(jnp.array(-largest, x.dtype), x, jnp.array(largest, x.dtype))
 
 
 def accumulation_dtype(tree: Tree) -> jnp.dtype:

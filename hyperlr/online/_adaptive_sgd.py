@@ -80,8 +80,9 @@ def adaptive_sgd(
         del params
         # [P] prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns negative as
         # soon as two hypergradients agree, and η never leaves η_0.
+        # In this order and with a bound, since an overflow times 0 is NaN.
         beta = jax.tree.map(
-            lambda b, k, new, old: jnp.maximum(b + k * new * old, 0.0),
+            lambda b, k, new, old: jnp.clip(b + k * (new * old), 0.0, jnp.finfo(b.dtype).max),
             state.hyper_learning_rate,
             state.meta_learning_rate,
             updates,

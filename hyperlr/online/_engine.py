@@ -195,6 +195,7 @@ def online(
         if params is None:
             raise ValueError("params is missing: call update(grads, state, params, ...)")
         _checks.check_same_tree("grads", grads, "params", params)
+        grads = _dynamics.without_float0(grads, params)
         objective_grad = _objective_grad(val_grad, grads, params)
         # The caller computed the gradients before this update, at the old values.
         of_loss = {name: state.hyperparams[name] for name in loss_hyperparams}
@@ -204,7 +205,7 @@ def online(
             extra_args["value_fn"] = loss
 
         hypergradient = {
-            name: _dynamics.inner_product(tangent.params, objective_grad)
+            name: _squarable(_dynamics.inner_product(tangent.params, objective_grad))
             for name, tangent in state.tangent.items()
         }
         # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
@@ -248,7 +249,9 @@ def online(
                 for name in direct
             }
         else:
-            tangent = {name: Tangent(b.params, None) for name, b in direct.items()}
+            tangent = {
+                name: _dynamics.summable(Tangent(b.params, None)) for name, b in direct.items()
+            }
 
         return updates, OnlineState(
             step_count=optax.safe_increment(state.step_count),
@@ -257,7 +260,7 @@ def online(
             discount=new_discount,
             horizon=horizon,
             tangent=tangent,
-            direct={name: b.params for name, b in direct.items()} if adapts else {},
+            direct={name: _dynamics.summable(b.params) for name, b in direct.items() if adapts},
             inner_state=inner_state,
             hyper_state=hyper_state,
         )
@@ -266,16 +269,22 @@ def online(
 
 
 def _objective_grad(val_grad: Tree | None, grads: Tree, params: Tree) -> Tree:
-    """∇E, floating-point leaves only; E = L where there is no ``val_grad``."""
+    """∇E, floating-point leaves only, and summable; E = L where there is no ``val_grad``."""
     if val_grad is None:
-        return _dynamics.floats_of(grads)
+        return _dynamics.summable(_dynamics.floats_of(grads))
     if any(map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))):
         # optax.masked and optax.partition mask gradients and parameters, but not the extra args.
         val_grad = jax.tree.map(
             lambda w, e: w if _is_masked(w) else e, params, val_grad, is_leaf=_is_masked
         )
     _checks.check_same_tree("val_grad", val_grad, "params", params)
-    return _dynamics.floats_of(val_grad)
+    found = _dynamics.floats_of(_dynamics.without_float0(val_grad, params))
+    # Of a validation loss in float64 too, or all that is learned would become float64 with it.
+    dtype = _dynamics.accumulation_dtype(params)
+    narrow = jax.tree.map(
+        lambda e: e.astype(dtype) if e.dtype.itemsize > dtype.itemsize else e, found
+    )
+    return _dynamics.summable(narrow)
 
 
 def _is_masked(node: Any) -> bool:
@@ -304,14 +313,31 @@ def _hyper_step(
     values, hyper_state = jax.tree.map(
         lambda a, b: jnp.where(state.step_count == 0, a, b), old, new
     )
+    # The step may overflow; an infinite η would make NaN of every gradient that is zero.
+    finite = {name: _dynamics.saturated(value) for name, value in values.items()}
     projected = {
         name: jnp.clip(value, *limits[name]) if name in limits else value
-        for name, value in values.items()
+        for name, value in finite.items()
     }
     return projected, hyper_state
 
 
+def _squarable(hypergradient: jax.Array) -> jax.Array:
+    """Δη, held where its square is finite too: most rules multiply one Δη by another."""
+    largest = float(jnp.finfo(hypergradient.dtype).max) ** 0.5 / 2
+    return jnp.clip(hypergradient, -largest, largest)
+
+
 def _discounted_sum(discount: jax.Array, propagated: Tangent, direct: Tangent) -> Tangent:
-    """Z_{t+1} = μ_t A_t Z_t + B_t ([P] Eq. 9; Eq. 10 prints Z_{t-1} for Z_t)."""
-    total = jax.tree.map(lambda az, b: discount * az + b, propagated, direct)
-    return _dynamics.cast_like(total, direct)
+    """Z_{t+1} = μ_t A_t Z_t + B_t ([P] Eq. 9; Eq. 10 prints Z_{t-1} for Z_t).
+
+    Where that overflows, Z is held. In float16, where A Z may overflow on the way and be NaN, the
+    past is forgotten there: with a largest number of 65504, holding Z does not prevent that.
+    """
+
+    def entries(az: jax.Array, b: jax.Array) -> jax.Array:
+        total = (discount * az + b).astype(b.dtype)
+        is_narrow = b.dtype == jnp.float16
+        return jnp.where(jnp.isfinite(total), total, b) if is_narrow else total
+
+    return _dynamics.summable(jax.tree.map(entries, propagated, direct))

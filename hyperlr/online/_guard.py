@@ -162,6 +162,7 @@ def guard(
     ) -> tuple[optax.Updates, GuardState]:
         if params is None:
             raise ValueError("params is missing: call update(grads, state, params, ...)")
+        updates = _dynamics.without_float0(updates, params)
         loss = _loss(value, value_fn, params, state.losses)
         given = {"value": value, "value_fn": value_fn}
         extra_args |= {name: x for name, x in given.items() if x is not None}
@@ -241,8 +242,9 @@ def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
     is_first = jnp.isnan(first)
     begins = is_first | (state.recovery == _DONE)
     deviation = jnp.where(begins, noise, jnp.abs(loss - mean))
-    mean = jnp.where(begins, loss, mean + _MEAN_WEIGHT * (loss - mean))
-    risen = best + _BEST_WEIGHT * (mean - best)
+    # Convex combinations: the difference of two finite losses can overflow.
+    mean = jnp.where(begins, loss, (1 - _MEAN_WEIGHT) * mean + _MEAN_WEIGHT * loss)
+    risen = (1 - _BEST_WEIGHT) * best + _BEST_WEIGHT * mean
     return Losses(
         first=jnp.where(is_first, loss, first),
         mean=mean,
@@ -263,7 +265,8 @@ def _step_or_way_back(
     """The update of one leaf; integers have none."""
     if not _dynamics.is_float(step):
         return step
-    return jnp.where(works, step, (good - param).astype(step.dtype))
+    # A way that overflows is gone as far as it can be told, and completed by the next update.
+    return jnp.where(works, step, _dynamics.saturated((good - param).astype(step.dtype)))
 
 
 def _select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
