@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks
+from hyperlr import _checks, _dynamics
 
 
 class AdaptiveSgdState(NamedTuple):
@@ -80,9 +80,11 @@ def adaptive_sgd(
         del params
         # [P] prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns negative as
         # soon as two hypergradients agree, and η never leaves η_0.
-        # In this order and with a bound, since an overflow times 0 is NaN.
+        # Two finite hypergradients can have an infinite product; times κ = 0 it would be NaN.
         beta = jax.tree.map(
-            lambda b, k, new, old: jnp.clip(b + k * (new * old), 0.0, jnp.finfo(b.dtype).max),
+            lambda b, k, new, old: jnp.maximum(
+                _dynamics.saturated(b + k * _dynamics.saturated(new * old)), 0.0
+            ),
             state.hyper_learning_rate,
             state.meta_learning_rate,
             updates,

@@ -205,7 +205,7 @@ def online(
             extra_args["value_fn"] = loss
 
         hypergradient = {
-            name: _squarable(_dynamics.inner_product(tangent.params, objective_grad))
+            name: _dynamics.inner_product(tangent.params, objective_grad)
             for name, tangent in state.tangent.items()
         }
         # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
@@ -320,12 +320,6 @@ def _hyper_step(
         for name, value in finite.items()
     }
     return projected, hyper_state
-
-
-def _squarable(hypergradient: jax.Array) -> jax.Array:
-    """Δη, held where its square is finite too: most rules multiply one Δη by another."""
-    largest = float(jnp.finfo(hypergradient.dtype).max) ** 0.5 / 2
-    return jnp.clip(hypergradient, -largest, largest)
 
 
 def _discounted_sum(discount: jax.Array, propagated: Tangent, direct: Tangent) -> Tangent:

@@ -97,7 +97,7 @@ def exponentiated_gradient(
             defined = (norm > 0) & (objective_norm > 0)
             cosine = hypergradient / jnp.where(defined, norm, 1.0)
             cosine = jnp.where(defined, cosine / jnp.where(defined, objective_norm, 1.0), 0.0)
-            # Beyond 1 by rounding alone, or where numbers are so large that the norms saturate.
+            # Beyond 1 by rounding alone, which is much where the squares of the norms underflow.
             cosine = jnp.clip(cosine, -1.0, 1.0)
             # No factor moves 0, where a large γ or an underflow can have brought η: from there it
             # goes on like the smallest number that a small factor still changes.

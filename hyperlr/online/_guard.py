@@ -241,8 +241,8 @@ def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
     first, mean, best, noise = state.losses
     is_first = jnp.isnan(first)
     begins = is_first | (state.recovery == _DONE)
-    deviation = jnp.where(begins, noise, jnp.abs(loss - mean))
-    # Convex combinations: the difference of two finite losses can overflow.
+    # The difference of two finite losses can overflow: it is held, and means are convex sums.
+    deviation = jnp.where(begins, noise, _dynamics.saturated(jnp.abs(loss - mean)))
     mean = jnp.where(begins, loss, (1 - _MEAN_WEIGHT) * mean + _MEAN_WEIGHT * loss)
     risen = (1 - _BEST_WEIGHT) * best + _BEST_WEIGHT * mean
     return Losses(
@@ -250,7 +250,11 @@ def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
         mean=mean,
         best=jnp.where(begins, loss, jnp.minimum(mean, risen)),
         # Not known at first, and better taken for large.
-        noise=jnp.where(is_first, jnp.abs(loss) / 2, noise + _MEAN_WEIGHT * (deviation - noise)),
+        noise=jnp.where(
+            is_first,
+            jnp.abs(loss) / 2,
+            (1 - _MEAN_WEIGHT) * noise + _MEAN_WEIGHT * deviation,
+        ),
     )
 
 
