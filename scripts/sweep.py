@@ -86,23 +86,24 @@ def one_after_another(data: Data, runs: Runs) -> Callable[[], Any]:
 def divided(data: Data, runs: Runs, at_once: int) -> tuple[Callable[[], Any], set[str]]:
     """All runs by one program, ``at_once`` side by side on a device; and its collectives."""
     mesh = jax.make_mesh((jax.device_count(),), ("run",), axis_types=(AxisType.Auto,))
+    everywhere, by_run = PartitionSpec(), PartitionSpec("run")
+    placed = jax.device_put(runs, NamedSharding(mesh, by_run))
+    images, labels = jax.device_put((data.images, data.labels), NamedSharding(mesh, everywhere))
 
-    # [rounds, runs side by side]: the rounds are a loop, what is side by side is divided.
-    def in_rounds(x: jax.Array) -> jax.Array:
-        return x.reshape(-1, at_once * jax.device_count(), *x.shape[1:])
+    # Each device goes through its runs at its own pace: shard_map, and not a loop over rounds that
+    # are divided, in which every round would wait for the slowest.
+    def train_share(images: jax.Array, labels: jax.Array, runs: Runs) -> Any:
+        train = functools.partial(train_one, images, labels)
+        return jax.lax.map(train, runs, batch_size=None if at_once == 1 else at_once)
 
-    placed = jax.device_put(
-        jax.tree.map(in_rounds, runs), NamedSharding(mesh, PartitionSpec(None, "run"))
+    train = jax.shard_map(
+        train_share,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, by_run),
+        out_specs=by_run,
+        check_vma=False,  # the first state of a run does not depend on the run yet
     )
-    images, labels = jax.device_put(
-        (data.images, data.labels), NamedSharding(mesh, PartitionSpec())
-    )
-
-    @jax.jit
-    def train(images: jax.Array, labels: jax.Array, runs: Runs) -> Any:
-        return jax.lax.map(jax.vmap(functools.partial(train_one, images, labels)), runs)
-
-    compiled = train.lower(images, labels, placed).compile()
+    compiled = jax.jit(train).lower(images, labels, placed).compile()
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     collectives = set(re.findall(rf" ({kinds})(?:-start)?\(", compiled.as_text()))
     return lambda: jax.block_until_ready(compiled(images, labels, placed)), collectives
