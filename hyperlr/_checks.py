@@ -121,6 +121,18 @@ def check_real(params: Any) -> None:
             )
 
 
+def check_differentiable(params: Any) -> None:
+    """Raises if a leaf is not floating-point, so that no loss has a gradient in it."""
+    check_real(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}, and no "
+                "gradient: pass floating-point leaves alone, and let loss_fn and objective_fn "
+                "close over the others"
+            )
+
+
 def check_same_tree(name: str, tree: Any, reference_name: str, reference: Any) -> None:
     """Raises unless two trees agree in structure and in the shapes of their leaves."""
     structure: Any = jax.tree.structure(tree)

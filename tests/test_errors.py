@@ -127,3 +127,10 @@ def test_traced_settings_are_accepted():
         jnp.full(3, 0.1), jnp.array([0.0, 0.1, 0.2]), jnp.ones(3)
     )
     assert [round(float(r), 5) for r in rates] == [0.1, 0.4, 0.7]
+
+
+def test_integer_leaves_of_an_unrolled_loop_are_an_error():
+    params = {"w": jnp.ones(2), "count": jnp.ones(2, jnp.int32)}
+    loss = lambda p, _: jnp.sum(p["w"] * p["count"])
+    with pytest.raises(TypeError, match=r"params\['count'\] has dtype int32.*close over"):
+        hyperlr.unroll(optax.sgd, params, jnp.ones(3), jnp.ones(3), loss)

@@ -58,7 +58,7 @@ def unroll(
 
     Raises:
       TypeError: a schedule that is no floating-point array or dict of such, an ``inner`` that does
-        not take its names, complex ``params``, a loss that is not a scalar.
+        not take its names, complex or integer ``params``, a loss that is not a scalar.
       ValueError: an empty schedule or lengths that differ, ``batches`` without leading axis T, an
         unknown ``checkpointing``.
 
@@ -79,7 +79,7 @@ def unroll(
     hyperparams = as_hyperparams(schedule)
     num_steps = len(next(iter(hyperparams.values())))
     _checks.check_inner(inner, hyperparams)
-    _checks.check_real(params)
+    _checks.check_differentiable(params)
     check_leading_axis("batches", batches, num_steps)
     step = functools.partial(_training_step, inner, loss_fn)
     params = _dynamics.cast_like(params, params)
