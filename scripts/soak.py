@@ -7,7 +7,9 @@ the next. A line of the table is the state of the process at that time.
     python scripts/soak.py --minutes 60 --json soak.json
 
 It fails where, after the first round of all methods, anything is compiled, the arrays that JAX
-holds have become more, a dtype has changed, or the peak of the memory has grown by more than 2%.
+holds have become more, or a dtype has changed; and where the peak of the memory has grown by more
+than 1% in the second half of the time. (In the first it may: a peak depends on how many steps are
+under way at once, and that on what else the machine does. What leaks, leaks in the second half too.)
 """
 
 import argparse
@@ -141,12 +143,11 @@ def main() -> int:
     Console().print(table(samples))
     if arguments.json:
         arguments.json.write_text(json.dumps([s._asdict() for s in samples], indent=2) + "\n")
-    # The second round is the first in which nothing is new.
-    first, last = samples[min(1, len(samples) - 1)], samples[-1]
+    halfway, last = samples[len(samples) // 2], samples[-1]
     failed = [
         name
         for name, holds in {
-            "memory": last.peak_megabytes <= 1.02 * first.peak_megabytes,
+            "memory": last.peak_megabytes <= 1.01 * halfway.peak_megabytes,
             "live arrays": last.live_arrays == samples[0].live_arrays,
             "compilations": last.compilations == samples[0].compilations,
             "dtypes": all(s.types == "as before" for s in samples),

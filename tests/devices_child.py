@@ -29,9 +29,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import hyperlr
 from hyperlr import offline
 
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_numpy_rank_promotion", "raise")
-
 SIZES = (32, 128, 16)
 BATCH = 40
 STEPS = 6
@@ -229,4 +226,7 @@ def main():
 
 
 if __name__ == "__main__":
+    # Here, since pytest imports this file, too, and looks for doctests in it.
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     main()

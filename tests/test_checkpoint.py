@@ -206,8 +206,8 @@ _spec.loader.exec_module(kill_test)
 
 
 def test_killed_processes_come_to_the_same_bits(tmp_path):
-    outcome = kill_test.kill_repeatedly("optimize_schedule", 3, random.Random(0), tmp_path)
-    assert outcome.kills == 3
+    outcome = kill_test.kill_repeatedly("optimize_schedule", 2, random.Random(0), tmp_path)
+    assert outcome.kills == 2
     assert outcome.resumes >= 1
     assert outcome.differences == []
 

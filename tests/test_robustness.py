@@ -74,7 +74,7 @@ def test_lanes_are_in_the_order_of_starts_and_discounts(digits, monkeypatch):
         return robustness._fixed(1e-3, optax.sgd, start_and_discount)
 
     cell = robustness._train(make, digits, pairs, settings, lambda share: None)
-    alone = robustness._train(make, digits, pairs[1:2], settings, 1.0, lambda work: None)
+    alone = robustness._train(make, digits, pairs[1:2], settings, lambda share: None)
     assert cell.final_learning_rate.shape == (4, 1)
     np.testing.assert_allclose(cell.final_learning_rate[1], alone.final_learning_rate[0], rtol=1e-4)
     assert len(np.unique(cell.final_learning_rate)) == 4
