@@ -9,7 +9,7 @@ the next. A line of the table is the state of the process at that time.
 It fails where, after the first round of all methods, anything is compiled, the arrays that JAX
 holds have become more, or a dtype has changed; and where the peak of the memory has grown by more
 than 1% in the second half of the time. (In the first it may: a peak depends on how many steps are
-under way at once, and that on what else the machine does. What leaks, leaks in the second half too.)
+under way at once, and that on what else the machine does. A leak goes on in the second half.)
 """
 
 import argparse
