@@ -148,6 +148,19 @@ def test_a_fault_is_taken_back(fault):
     assert hyperlr.metrics(new)["num_rollbacks"] == 1
 
 
+def test_a_tangent_that_is_not_finite_is_a_fault():
+    """Nothing else shows it: loss, gradients and update are as they should be."""
+    tx = hyperlr.guard(hyperlr.rtho(optax.sgd, 0.1, 1e-3))
+    params = jnp.array([1.0, 2.0])
+    params, state = jitted(tx)(params, tx.init(params), *ordinary(params))
+    value, grads, _ = ordinary(params)
+    no_hessian = lambda w: jnp.nan * square(w)
+    updates, state = tx.update(grads, state, params, value=value, value_fn=no_hessian)
+    np.testing.assert_array_equal(updates, 0)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
 def test_again_is_cut_again():
     tx = hyperlr.guard(hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-2), cut=0.1)
     update = jitted(tx)
