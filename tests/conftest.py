@@ -4,6 +4,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # XLA reads its flags here, and not where a test sets those of another process
 
 
 @pytest.fixture

@@ -1,17 +1,9 @@
 """What eight virtual devices do, as JSON for test_devices.py; run as a process of its own.
 
-The number of devices is fixed before JAX starts, so a test process with one device cannot ask for
-eight. Everything is in float64, so that "the same to rounding" is far from "nearly the same".
+The number of devices is fixed before JAX starts, by the environment that test_devices.py gives this
+process; a test process with one device cannot ask for eight. Everything is in float64, so that "the
+same to rounding" is far from "nearly the same".
 """
-
-import os
-
-# Before the import of JAX. Without its dear passes XLA compiles these programs, which run for
-# milliseconds, in a fraction of the time; shardings and collectives are settled before those.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
 
 import functools
 import json

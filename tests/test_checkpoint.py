@@ -7,6 +7,7 @@ import random
 import shutil
 import warnings
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,7 +206,8 @@ kill_test = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(kill_test)
 
 
-def test_killed_processes_come_to_the_same_bits(tmp_path):
+def test_killed_processes_come_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", children.QUICK_TO_COMPILE)
     outcome = kill_test.kill_repeatedly("optimize_schedule", 2, random.Random(0), tmp_path)
     assert outcome.kills == 2
     assert outcome.resumes >= 1

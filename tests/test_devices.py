@@ -5,17 +5,16 @@ The facts come from devices_child.py, which runs once, in a process with eight v
 
 import collections
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import children
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-# As in devices_child.py: these programs run for milliseconds.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+EIGHT = "--xla_force_host_platform_device_count=8"
 SHARDS = {"data": 1, "tensor": 4, "fsdp": 8}
 # The layers of devices_child.py: 32-128-16 in float64.
 SHAPES = [(32, 128), (128,), (128, 16), (16,)]
@@ -36,7 +35,9 @@ CASES = [
 @pytest.fixture(scope="module")
 def report():
     command = [sys.executable, "-W", "error", str(HERE / "devices_child.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=children.environment(EIGHT), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -161,7 +162,7 @@ def test_every_python_block_of_the_page_runs_on_eight_devices():
     assert len(blocks) == 3
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join([*blocks, AGAIN])],
-        env=os.environ | {"XLA_FLAGS": f"{FAST} --xla_force_host_platform_device_count=8"},
+        env=children.environment(EIGHT),
         capture_output=True,
         text=True,
         check=False,
@@ -177,7 +178,7 @@ def processes_differ(count, methods):
     script = HERE.parent / "scripts" / "distributed_check.py"
     done = subprocess.run(
         [sys.executable, str(script), "--processes", str(count), "--methods", *methods],
-        env=os.environ | {"XLA_FLAGS": FAST},
+        env=children.environment(),
         capture_output=True,
         text=True,
         check=False,

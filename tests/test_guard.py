@@ -352,8 +352,9 @@ def test_digits_survive_every_step_size(digits, method):
         lambda pair: optax.with_extra_args_support(optax.sgd(0.0)), digits, lanes, chunk_steps=100
     )
     assert np.all(guarded.test_loss < initial.test_loss)
-    bare = training.train(make, digits, lanes, chunk_steps=100)
-    assert np.sum(~(bare.test_loss < initial.test_loss)) > 5
+    if method == "hd":
+        bare = training.train(make, digits, lanes, chunk_steps=100)
+        assert np.sum(~(bare.test_loss < initial.test_loss)) > 5
 
 
 # Errors

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import children
 import jupytext
 import nbformat
 import pytest
@@ -44,6 +45,7 @@ def test_outputs_are_stripped(path):
 def test_every_cell_runs(path, monkeypatch):
     monkeypatch.setenv("HYPERLR_SHORT", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "default")
+    monkeypatch.setenv("XLA_FLAGS", children.QUICK_TO_COMPILE)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
