@@ -85,6 +85,9 @@ def guard(
     Coming back from afar takes two updates, since the first one rounds; the gradients that the
     second is called with are not used.
 
+    Minibatches whose losses have heavy tails look like explosions now and then, and each time the
+    rates are cut: give such a loss a larger ``explosion``, or pass a smoothed one as ``value``.
+
     The parameters are finite after every update if they were before the first, provided that the
     update is applied as it is: let the guard be the outermost transformation.
 
