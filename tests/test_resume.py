@@ -224,9 +224,11 @@ def test_finished_parts_are_not_trained_again(tmp_path, digits, make_lanes, monk
     class InterruptedError(Exception):
         pass
 
-    def interrupt(steps, done=[0]):  # noqa: B006
-        done[0] += steps
-        if done[0] > 30:  # in the second of three parts of 2 lanes, 10 steps each
+    done = []
+
+    def interrupt(steps):
+        done.append(steps)
+        if sum(done) > 30:  # in the second of three parts of 2 lanes, 10 steps each
             raise InterruptedError
 
     with pytest.raises(InterruptedError):

@@ -31,11 +31,14 @@ class Study(NamedTuple):
     """Along a MARTHE run."""
 
 
+_DEFAULTS = curvature.Settings()
+
+
 def run(
     data_dir: Path | None,
     out: Path,
     console: Console,
-    settings: curvature.Settings = curvature.Settings(),  # noqa: B008  # immutable
+    settings: curvature.Settings = _DEFAULTS,
 ) -> None:
     """Measures what is not measured yet, and writes three figures and a page that explains them.
 
