@@ -3,7 +3,8 @@
 Trains a network on the digits that come with the install, with every method, inner optimizer, step
 size (β, κ or γ) and initial learning rate, with the guard and without; all of one method and inner
 optimizer side by side in one compiled program. The table counts the runs that end with parameters
-that are not finite, and those that end with a loss above the initial one.
+that are not finite, and those that end with a loss above the initial one, on the images that they
+train on: after the last update, and at the `good_params` that the guard ends with.
 
     python scripts/guard_table.py --steps 200 --json guard.json
 """
@@ -26,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import data, models, training
+from hyperlr.experiments import data, training
 
 INNER = {
     "sgd": optax.sgd,
@@ -61,18 +62,27 @@ METHODS: dict[str, tuple[int, Callable[..., Any]]] = {
 
 
 def run(
-    images: data.Data, make: Callable[..., Any], inner: Any, first: int, num_steps: int, width: int
+    images: data.Data,
+    seed: int,
+    make: Callable[..., Any],
+    inner: Any,
+    first: int,
+    num_steps: int,
+    width: int,
 ) -> dict[str, np.ndarray]:
     """Trains all pairs of a step size and a start; arrays [13, starts]."""
     pairs = list(itertools.product((10.0**e for e in range(first, first + DECADES)), STARTS))
     lanes = training.make_lanes(
-        images, [0] * len(pairs), pairs, num_steps=num_steps, batch_size=100, hidden_widths=(width,)
+        images,
+        [seed] * len(pairs),
+        pairs,
+        num_steps=num_steps,
+        batch_size=100,
+        hidden_widths=(width,),
     )
+    trained_on, _ = data.split_indices(images, seed)
 
     def lane(pixels: Any, labels: Any, one: training.Lanes) -> Any:
-        def whole_loss(params: Any) -> jax.Array:
-            return models.cross_entropy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
-
         def make_optimizer(pair: Any) -> Any:
             return make(inner, pair[1], pair[0])
 
@@ -87,9 +97,8 @@ def run(
             one.train_batches,
             one.val_batches,
         )
-        # The last update of a run is not looked at any more: what was good before it is kept.
         good = getattr(state, "good_params", trained)
-        losses = [whole_loss(w) for w in (params, trained, good)]
+        losses = [training.loss_fn(w, pixels, labels, trained_on) for w in (params, trained, good)]
         finite = jnp.stack([jnp.isfinite(w).all() for w in jax.tree.leaves(trained)]).all()
         rollbacks = hyperlr.metrics(state).get("num_rollbacks", jnp.zeros((), jnp.int32))
         return finite, *losses, rollbacks
@@ -115,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200, help="training steps (default 200)")
     parser.add_argument("--width", type=int, default=100, help="hidden units (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
     parser.add_argument("--explosion", type=float, default=2.0, help="of the guard (default 2)")
     parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
     parser.add_argument("--json", type=Path, help="also write all losses to this file")
@@ -128,7 +138,7 @@ def main() -> None:
         if guarded:
             made = functools.partial(under_guard, make, arguments.explosion)
         results[f"{method} | {inner} | {guarded}"] = run(
-            images, made, INNER[inner], first, arguments.steps, arguments.width
+            images, arguments.seed, made, INNER[inner], first, arguments.steps, arguments.width
         )
     Console(width=100).print(table(results, arguments.steps))
     if arguments.json:

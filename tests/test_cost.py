@@ -89,7 +89,7 @@ def test_flops_are_at_the_floor(tx, validation, expected, plain_flops):
 def test_a_guard_costs_next_to_nothing(tx):
     """A loss of its own, not merged with that of the gradients, would add a third of a gradient."""
     ratio = flops(hyperlr.guard(tx), validation=False) / flops(tx, validation=False)
-    assert 1.0 < ratio < 1.03
+    assert 1.0 < ratio < 1.05
 
 
 @pytest.mark.parametrize(

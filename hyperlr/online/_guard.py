@@ -16,11 +16,14 @@ from hyperlr.online._restart import is_online, restarted, without_tangents
 _MEAN_WEIGHT = 0.1
 _BEST_WEIGHT = 0.03
 
-# What is noise rises above the best by less than so many mean absolute deviations.
+# What is noise rises above the best by less than so many mean absolute deviations: a loss, and the
+# smoothed one, which deviates less.
 _DEVIATIONS = 6.0
+_MEAN_DEVIATIONS = 3.0
 
-# What is left to do of a rollback at the next update.
-_NONE, _DONE, _COMPLETE = 0, 1, 2
+# What the next update starts from: a step; good parameters; the way to them, which it completes; or
+# the same parameters once more, since their loss looked like an explosion.
+_NONE, _DONE, _COMPLETE, _SUSPECT = 0, 1, 2, 3
 
 
 class Losses(NamedTuple):
@@ -29,7 +32,8 @@ class Losses(NamedTuple):
     Attributes:
       first: the first loss that was finite.
       mean: an exponential moving average, over about ten steps.
-      best: the recent best of ``mean``: it follows it down at once, and up over about thirty steps.
+      best: the recent best of ``mean``: it follows it down at once, and up over about thirty steps,
+        but not above ``first``.
       noise: the mean absolute deviation from ``mean``, over about ten steps.
     """
 
@@ -44,11 +48,11 @@ class GuardState(NamedTuple):
 
     Attributes:
       inner_state: state of the guarded transformation.
-      good_params: the last parameters whose loss was not above the recent best.
+      good_params: the last parameters at which the smoothed loss was at its recent best.
       good_state: the state that goes with them, without tangents, which are forgotten anyway.
       losses: what an explosion is told by.
       recovery: int32, 0 where the last update was a step; 1 where it came back to
-        ``good_params``; 2 where the next has to complete the way.
+        ``good_params``; 2 where the next has to complete the way; 3 where it waited.
       scale: float32, factor of the updates; 1 where the learning rate itself can be cut.
       num_rollbacks: int32, how many steps were taken back.
       num_explosions: int32, how many of them for a loss that was finite, but exploded.
@@ -76,17 +80,19 @@ def guard(
 
     with ``best`` the recent best of the smoothed loss and ``noise`` its recent mean absolute
     deviation: for positive losses, past ``explosion`` times the recent best, if that is not small
-    beside the first loss, and if minibatches do not differ as much. The update is then the
-    difference to the last good parameters, those whose loss was not above ``best``. Their state
-    comes back, too, except that the tangents are forgotten and the rates are multiplied by ``cut``:
-    η, and β (or γ) with κ. Where that goes wrong again, they are cut again. Of a transformation
-    that learns no learning rate, the updates are cut instead, for good.
+    beside the first loss, and if minibatches do not differ as much. One minibatch may be an
+    outlier, so that the guard first waits: the update is 0, and the loss of the same parameters on
+    the next minibatch decides. Where the smoothed loss is above the first one again, and above its
+    best by more than 3 · ``noise``, what was learned is lost, and that is an explosion, too.
 
-    Coming back from afar takes two updates, since the first one rounds; the gradients that the
-    second is called with are not used.
+    The update is then the difference to the last good parameters, those at which the smoothed loss
+    was at its recent best. Their state comes back, too, except that the tangents are forgotten and
+    the rates are multiplied by ``cut``: η, and β (or γ) with κ. Where that goes wrong again, they
+    are cut again. Of a transformation that learns no learning rate, the updates are cut instead,
+    for good. Coming back from afar takes two updates, since the first one rounds; the gradients
+    that the second is called with are not used.
 
-    Minibatches whose losses have heavy tails look like explosions now and then, and each time the
-    rates are cut: give such a loss a larger ``explosion``, or pass a smoothed one as ``value``.
+    End a run with ``state.good_params``: nothing has looked at the last update yet.
 
     The parameters are finite after every update if they were before the first, provided that the
     update is applied as it is: let the guard be the outermost transformation.
@@ -94,7 +100,7 @@ def guard(
     Args:
       tx: any transformation; ours may be anywhere inside it.
       explosion: the multiple of the recent best past which a loss counts as exploded, > 1;
-        ``float("inf")`` turns that off.
+        ``float("inf")`` turns that off, for losses that may rise.
       cut: factor of the rates at every rollback, in (0, 1]; 1 leaves them as they are.
 
     Returns:
@@ -173,11 +179,16 @@ def guard(
         # Subtracting parameters that ran away rounds off those that they were to come back to. The
         # next update, from close by, completes the way; its loss and gradients are not looked at.
         completes = state.recovery == _COMPLETE
-        # Then there are no better parameters to go back to: the losses there are what they are.
+        usable = _all_finite((updates, loss)) & ~completes
         bound = state.losses.best + _margin(state.losses, explosion)
-        exploded = _is_above(loss, bound) & (state.recovery == _NONE)
-        is_sound = _all_finite((updates, loss)) & ~exploded & ~completes
-        is_good = is_sound & ~_is_above(loss, state.losses.best)
+        # Just come back, there are no better parameters: the losses there are what they are.
+        outlies = usable & _is_above(loss, bound) & (state.recovery != _DONE)
+        # One minibatch may be an outlier, and cutting the rates would not make it any better.
+        waits = outlies & (state.recovery != _SUSPECT)
+        losses = _remembered(loss, bound, state)
+        exploded = usable & ~waits & (outlies | _is_lost(losses, explosion))
+        is_sound = usable & ~waits & ~exploded
+        is_good = is_sound & ~(losses.mean > losses.best)
         good_params = _select(is_good, params, state.good_params)
         good_state = _select(is_good, without_tangents(state.inner_state), state.good_state)
 
@@ -192,20 +203,21 @@ def guard(
             & _all_finite(optax.apply_updates(params, stepped))
             & _stays_finite(state.inner_state, new_state)
         )
-        fails = ~works & ~completes
+        fails = ~works & ~completes & ~waits
         factor = jnp.where(fails, cut, 1.0)
         old_state = restarted(good_state, state.inner_state, factor)
+        target = _select(waits, params, good_params)
         return (
-            jax.tree.map(functools.partial(_step_or_way_back, works), stepped, good_params, params),
+            jax.tree.map(functools.partial(_step_or_way_back, works), stepped, target, params),
             GuardState(
-                inner_state=_select(works, new_state, old_state),
+                inner_state=_select(works, new_state, _select(waits, state.inner_state, old_state)),
                 good_params=good_params,
                 good_state=_select(works, good_state, without_tangents(old_state)),
-                losses=_select(is_sound, _remembered(loss, state), state.losses),
-                recovery=_recovery(works, is_good | completes),
+                losses=_select(is_sound | waits, losses, state.losses),
+                recovery=_recovery(works, waits, is_good | completes),
                 scale=state.scale if learns else (factor * state.scale).astype(jnp.float32),
                 num_rollbacks=_plus(state.num_rollbacks, fails),
-                num_explosions=_plus(state.num_explosions, fails & exploded),
+                num_explosions=_plus(state.num_explosions, exploded),
             ),
         )
 
@@ -237,17 +249,26 @@ def _margin(losses: Losses, explosion: float | jax.Array) -> jax.Array:
     return jnp.maximum((explosion - 1.0) * unit, _DEVIATIONS * losses.noise)
 
 
-def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
+def _is_lost(losses: Losses, explosion: float | jax.Array) -> jax.Array:
+    """Whether the smoothed loss is above the first again, and not by chance."""
+    noisy = losses.best + _MEAN_DEVIATIONS * losses.noise
+    return jnp.isfinite(explosion) & (losses.mean > jnp.maximum(losses.first, noisy))
+
+
+def _remembered(loss: jax.Array | None, bound: jax.Array, state: GuardState) -> Losses:
     """The losses with one more; after a rollback it says what to expect there."""
     if loss is None:
         return state.losses
     first, mean, best, noise = state.losses
     is_first = jnp.isnan(first)
     begins = is_first | (state.recovery == _DONE)
+    # An outlier counts for as much as is allowed, or it would hide all that come after it.
+    loss = jnp.where((loss > bound) & ~begins, bound, loss)
     # The difference of two finite losses can overflow: it is held, and means are convex sums.
     deviation = jnp.where(begins, noise, _dynamics.saturated(jnp.abs(loss - mean)))
     mean = jnp.where(begins, loss, (1 - _MEAN_WEIGHT) * mean + _MEAN_WEIGHT * loss)
     risen = (1 - _BEST_WEIGHT) * best + _BEST_WEIGHT * mean
+    risen = jnp.minimum(risen, jnp.maximum(first, best))
     return Losses(
         first=jnp.where(is_first, loss, first),
         mean=mean,
@@ -261,9 +282,10 @@ def _remembered(loss: jax.Array | None, state: GuardState) -> Losses:
     )
 
 
-def _recovery(works: jax.Array, at_good: jax.Array) -> jax.Array:
-    """What is left to do: nothing where the difference was 0, or small already."""
-    return jnp.where(works, _NONE, jnp.where(at_good, _DONE, _COMPLETE)).astype(jnp.int32)
+def _recovery(works: jax.Array, waits: jax.Array, at_good: jax.Array) -> jax.Array:
+    """What the next update starts from."""
+    back = jnp.where(at_good, _DONE, _COMPLETE)
+    return jnp.where(works, _NONE, jnp.where(waits, _SUSPECT, back)).astype(jnp.int32)
 
 
 def _step_or_way_back(
