@@ -354,6 +354,10 @@ def test_divergence_is_seen_in_losses_and_in_rates(images):
     assert cifar_runs.diverged(run, history([2.3, np.nan], [0.1, np.nan]))
     assert cifar_runs.diverged(run, history([2.3, 2.3], [0.1, np.inf]))
     assert cifar_runs.diverged(run, history([2.3, 2.3], [0.1, 10.1]))
+    for loss, exploded in ((4.5, False), (4.7, True), (np.nan, False)):
+        ended = history([2.3, 2.3], [0.1, 0.1])
+        ended.curves["val_loss"][-1] = loss
+        assert cifar_runs.ends_exploded(ended) == exploded
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,10 @@ def summary(template: Run, runs: list[History], seconds: float) -> dict[str, Any
     } | {
         "initial_learning_rate": template.rates.schedule[0],
         "final_learning_rate": np.array([run.records["learning_rate"][-1] for run in runs]),
-        "diverged": [cifar_runs.diverged(template, history) for history in runs],
+        "diverged": [
+            cifar_runs.diverged(template, history) or cifar_runs.ends_exploded(history)
+            for history in runs
+        ],
         "step_size": template.rates.step_size,
         "seconds": round(seconds, 3),
     }

@@ -217,6 +217,14 @@ def diverged(run: Run, history: History) -> bool:
     return not finite or bool((rates > run.runaway).any())
 
 
+def ends_exploded(history: History) -> bool:
+    """Whether the last validation loss is finite, but more than twice the first training loss.
+
+    That is what the search for the step size calls lost. A run may come back from it, and goes on.
+    """
+    return bool(history.curves["val_loss"][-1] > 2 * history.records["train_loss"][0])
+
+
 def empty_history(size: Size) -> History:
     """Returns a history of a run that has not begun."""
     num_steps = size.num_epochs * size.steps_per_epoch
