@@ -140,7 +140,7 @@ def main() -> None:
         results[f"{method} | {inner} | {guarded}"] = run(
             images, arguments.seed, made, INNER[inner], first, arguments.steps, arguments.width
         )
-    Console(width=100).print(table(results, arguments.steps))
+    Console(width=110).print(table(results, arguments.steps))
     if arguments.json:
         plain = {k: {n: x.tolist() for n, x in v.items()} for k, v in results.items()}
         arguments.json.write_text(json.dumps(plain, indent=2) + "\n")
