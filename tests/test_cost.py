@@ -7,36 +7,27 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from problems import NETWORK_SIZES, network_loss
 
 import hyperlr
-
-SIZES = (784, 500, 500, 500, 10)
-
-
-def loss(params, batch):
-    x, labels = batch
-    for i, layer in enumerate(params):
-        x = x @ layer["w"] + layer["b"][None, :]
-        x = jax.nn.relu(x) if i < len(params) - 1 else x
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x, labels))
 
 
 def flops(tx, *, validation, plain=False):
     """FLOPs of one compiled training step on 784-500-500-500-10 with batches of 100."""
 
     def step(params, state, batch, val_batch):
-        value_fn = functools.partial(loss, batch=batch)
+        value_fn = functools.partial(network_loss, batch=batch)
         grads = jax.grad(value_fn)(params)
         extra = {} if plain else {"value_fn": value_fn}
         if validation:
-            extra["val_grad"] = jax.grad(loss)(params, val_batch)
+            extra["val_grad"] = jax.grad(network_loss)(params, val_batch)
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     shape = jax.ShapeDtypeStruct
     params = [
         {"w": shape((m, n), jnp.float32), "b": shape((n,), jnp.float32)}
-        for m, n in itertools.pairwise(SIZES)
+        for m, n in itertools.pairwise(NETWORK_SIZES)
     ]
     batch = (shape((100, 784), jnp.float32), shape((100,), jnp.int32))
     state = jax.eval_shape(tx.init, params)

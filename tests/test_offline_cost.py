@@ -6,20 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from problems import mlp_loss
+from problems import NETWORK_SIZES, mlp_loss, network_loss
 from schedule_problems import mlp_problem
 
 import hyperlr
-
-WIDTHS = (784, 500, 500, 500, 10)
-
-
-def network_loss(params, batch):
-    x, labels = batch
-    for i, layer in enumerate(params):
-        x = x @ layer["w"] + layer["b"][None, :]
-        x = jax.nn.relu(x) if i < len(params) - 1 else x
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(x, labels))
 
 
 def network_hypergradient(num_steps, checkpointing):
@@ -27,7 +17,7 @@ def network_hypergradient(num_steps, checkpointing):
     shape = jax.ShapeDtypeStruct
     params = [
         {"w": shape((m, n), jnp.float32), "b": shape((n,), jnp.float32)}
-        for m, n in itertools.pairwise(WIDTHS)
+        for m, n in itertools.pairwise(NETWORK_SIZES)
     ]
     batches = (shape((num_steps, 100, 784), jnp.float32), shape((num_steps, 100), jnp.int32))
     val_batch = (shape((100, 784), jnp.float32), shape((100,), jnp.int32))
