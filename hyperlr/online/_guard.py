@@ -213,7 +213,7 @@ def guard(
                 inner_state=_select(works, new_state, _select(waits, state.inner_state, old_state)),
                 good_params=good_params,
                 good_state=_select(works, good_state, without_tangents(old_state)),
-                losses=_select(is_sound | waits, losses, state.losses),
+                losses=_select(is_sound, losses, state.losses),
                 recovery=_recovery(works, waits, is_good | completes),
                 scale=state.scale if learns else (factor * state.scale).astype(jnp.float32),
                 num_rollbacks=_plus(state.num_rollbacks, fails),
@@ -259,11 +259,17 @@ def _remembered(loss: jax.Array | None, bound: jax.Array, state: GuardState) -> 
     """The losses with one more; after a rollback it says what to expect there."""
     if loss is None:
         return state.losses
-    first, mean, best, noise = state.losses
+    # What was waited for was an outlier then. It counts for as much as is allowed, or it would hide
+    # all that come after it.
+    outlier = _with_one_more(state.losses, bound, begins=False)
+    losses = _select(state.recovery == _SUSPECT, outlier, state.losses)
+    return _with_one_more(losses, loss, jnp.isnan(losses.first) | (state.recovery == _DONE))
+
+
+def _with_one_more(losses: Losses, loss: jax.Array, begins: bool | jax.Array) -> Losses:
+    """The losses with one more, which may be the first from where it was measured."""
+    first, mean, best, noise = losses
     is_first = jnp.isnan(first)
-    begins = is_first | (state.recovery == _DONE)
-    # An outlier counts for as much as is allowed, or it would hide all that come after it.
-    loss = jnp.where((loss > bound) & ~begins, bound, loss)
     # The difference of two finite losses can overflow: it is held, and means are convex sums.
     deviation = jnp.where(begins, noise, _dynamics.saturated(jnp.abs(loss - mean)))
     mean = jnp.where(begins, loss, (1 - _MEAN_WEIGHT) * mean + _MEAN_WEIGHT * loss)
