@@ -211,6 +211,21 @@ def test_what_was_learned_and_is_lost_comes_back():
     assert hyperlr.metrics(state)["num_rollbacks"] == 1
 
 
+@pytest.mark.parametrize("first", [0.6, 1.0, 1.4])
+def test_where_nothing_is_learned_nothing_is_lost(first):
+    """Whatever the first loss happened to be among those of the same parameters."""
+    tx = hyperlr.guard(optax.sgd(0.0))
+    losses = 1.0 + 0.2 * np.random.default_rng(0).normal(size=(2000,))
+    losses[0] = first
+
+    def step(state, loss):
+        _, state = tx.update(jnp.ones(1), state, jnp.ones(1), value=loss)
+        return state, None
+
+    state, _ = jax.jit(lambda losses: jax.lax.scan(step, tx.init(jnp.ones(1)), losses))(losses)
+    assert state.num_rollbacks == 0
+
+
 def test_again_is_cut_again():
     tx = hyperlr.guard(hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-2), cut=0.1)
     update = jitted(tx)
@@ -277,7 +292,7 @@ def remembered(first, mean, best, noise, loss):
     """Mean, best and noise with one more loss."""
     noise += 0.1 * (abs(loss - mean) - noise)
     mean += 0.1 * (loss - mean)
-    risen = min(best + 0.03 * (mean - best), max(first, best))
+    risen = min(best + 0.01 * (mean - best), max(first, best))
     return mean, min(mean, risen), noise
 
 
@@ -309,7 +324,7 @@ def reference(losses, grads, rate, explosion, cut):
             if state == "waits":  # the loss before was an outlier, held at the bound
                 new = remembered(first, *new, best + margin)
             new = remembered(first, *new, loss)
-            lost = explosion < math.inf and new[0] > max(first, new[1] + 3 * new[2])
+            lost = explosion < math.inf and new[0] > first > new[1] + 2 * new[2]
             explodes = outlies or lost
             if not explodes:
                 mean, best, noise = new

@@ -14,12 +14,12 @@ from hyperlr.online._restart import is_online, restarted, without_tangents
 
 # Weight of the newest loss in the mean and in the noise, and of the mean in a best that is lower.
 _MEAN_WEIGHT = 0.1
-_BEST_WEIGHT = 0.03
+_BEST_WEIGHT = 0.01
 
-# What is noise rises above the best by less than so many mean absolute deviations: a loss, and the
-# smoothed one, which deviates less.
+# What is noise deviates by less than so many mean absolute deviations: a loss, and the smoothed
+# loss, which deviates less.
 _DEVIATIONS = 6.0
-_MEAN_DEVIATIONS = 3.0
+_MEAN_DEVIATIONS = 2.0
 
 # What the next update starts from: a step; good parameters; the way to them, which it completes; or
 # the same parameters once more, since their loss looked like an explosion.
@@ -32,7 +32,7 @@ class Losses(NamedTuple):
     Attributes:
       first: the first loss that was finite.
       mean: an exponential moving average, over about ten steps.
-      best: the recent best of ``mean``: it follows it down at once, and up over about thirty steps,
+      best: the recent best of ``mean``: it follows it down at once, and up over a hundred steps,
         but not above ``first``.
       noise: the mean absolute deviation from ``mean``, over about ten steps.
     """
@@ -82,8 +82,8 @@ def guard(
     deviation: for positive losses, past ``explosion`` times the recent best, if that is not small
     beside the first loss, and if minibatches do not differ as much. One minibatch may be an
     outlier, so that the guard first waits: the update is 0, and the loss of the same parameters on
-    the next minibatch decides. Where the smoothed loss is above the first one again, and above its
-    best by more than 3 · ``noise``, what was learned is lost, and that is an explosion, too.
+    the next minibatch decides. Where the smoothed loss had fallen below the first one, by more than
+    2 · ``noise``, and is above it again, what was learned is lost, and that is an explosion, too.
 
     The update is then the difference to the last good parameters, those at which the smoothed loss
     was at its recent best. Their state comes back, too, except that the tangents are forgotten and
@@ -250,9 +250,9 @@ def _margin(losses: Losses, explosion: float | jax.Array) -> jax.Array:
 
 
 def _is_lost(losses: Losses, explosion: float | jax.Array) -> jax.Array:
-    """Whether the smoothed loss is above the first again, and not by chance."""
-    noisy = losses.best + _MEAN_DEVIATIONS * losses.noise
-    return jnp.isfinite(explosion) & (losses.mean > jnp.maximum(losses.first, noisy))
+    """Whether the smoothed loss had fallen by more than noise, and is above the first again."""
+    has_learned = losses.first > losses.best + _MEAN_DEVIATIONS * losses.noise
+    return jnp.isfinite(explosion) & has_learned & (losses.mean > losses.first)
 
 
 def _remembered(loss: jax.Array | None, bound: jax.Array, state: GuardState) -> Losses:
