@@ -1,7 +1,10 @@
 """Shared fixtures. Rank promotion raises and warnings are errors (pyproject) in every test."""
 
+import functools
+
 import jax
 import pytest
+import small_digits
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags here, and not where a test sets those of another process
@@ -13,3 +16,27 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The digits that come with the install."""
+    from hyperlr.experiments import data  # not in the base install
+
+    return data.load_packaged()
+
+
+@pytest.fixture(scope="session")
+def make_lanes(digits):
+    """Makes short runs of a small network, from seeds and step sizes."""
+    from hyperlr.experiments import training
+
+    return functools.partial(training.make_lanes, digits, **small_digits.SIZE)
+
+
+@pytest.fixture(scope="session")
+def cifar_dir(tmp_path_factory):
+    """A directory with small data sets of noise in both formats of CIFAR."""
+    import cifar_problems
+
+    return cifar_problems.write_sets(tmp_path_factory.mktemp("cifar"))

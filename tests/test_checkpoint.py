@@ -1,7 +1,6 @@
 """Checkpoints that are damaged or foreign are refused; killed processes come to the same bits."""
 
 import functools
-import importlib.util
 import pathlib
 import random
 import shutil
@@ -10,6 +9,8 @@ import warnings
 import children
 import jax
 import jax.numpy as jnp
+import kill_targets
+import kill_test
 import numpy as np
 import optax
 import pytest
@@ -201,10 +202,6 @@ def test_a_schedule_is_optimized_on_from_the_last_good_checkpoint(tmp_path):
 
 # Real processes.
 
-_spec = importlib.util.spec_from_file_location("kill_test", ROOT / "scripts" / "kill_test.py")
-kill_test = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kill_test)
-
 
 def test_killed_processes_come_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", children.QUICK_TO_COMPILE)
@@ -215,7 +212,7 @@ def test_killed_processes_come_to_the_same_bits(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", kill_test.TARGETS)
+@pytest.mark.parametrize("target", kill_targets.TARGETS)
 def test_every_killed_experiment_comes_to_the_same_bits(target, tmp_path):
     outcome = kill_test.kill_repeatedly(target, 4, random.Random(1), tmp_path)
     assert outcome.kills == 4

@@ -1,12 +1,12 @@
-"""Section 6: readers, augmentation, networks, schedules, and whole runs of a very small network."""
+"""Section 6: whole runs of a very small network."""
 
 import json
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cifar_problems import Tiny
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -15,30 +15,14 @@ from hyperlr.experiments import (
     cifar_data,
     cifar_inputs,
     cifar_methods,
-    cifar_models,
     cifar_runs,
     cifar_training,
 )
-from hyperlr.experiments.cifar_data import CIFAR10, CIFAR100
+from hyperlr.experiments.cifar_data import CIFAR10
 from hyperlr.experiments.cli import app
 from hyperlr.experiments.errors import InputError
 
 QUIET = Console(quiet=True)
-
-
-class Tiny(nn.Module):
-    """The smallest network with what the large ones have: a layer, batch normalization, a layer."""
-
-    num_classes: int
-    width: int
-
-    @nn.compact
-    def __call__(self, images, train):
-        hidden = images[:, ::8, ::8, :].reshape(len(images), -1)
-        hidden = nn.Dense(self.width)(hidden)
-        hidden = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(hidden))
-        return nn.Dense(self.num_classes)(hidden)
-
 
 SMALL = cifar.Settings(
     num_seeds=1,
@@ -53,166 +37,9 @@ SMALL = cifar.Settings(
 TASK = cifar.Task(CIFAR10, Tiny, "momentum")
 
 
-def records(form, num, seed=0):
-    """Images, labels, and the bytes of a file that holds them, made without the reader."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(form.num_classes, size=num)
-    images = rng.integers(256, size=(num, 32, 32, 3), dtype=np.uint8)
-    content = b""
-    for image, label in zip(images, labels, strict=True):
-        superclass = b"\x13" * (form.label_bytes - 1)
-        planes = b"".join(image[:, :, colour].tobytes() for colour in range(3))
-        content += superclass + bytes([label]) + planes
-    return images, labels, content
-
-
-def write_set(folder, form, num_train=120, num_test=20):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / form.train_files[0]).write_bytes(records(form, num_train)[2])
-    (folder / form.test_file).write_bytes(records(form, num_test, seed=1)[2])
-    return folder
-
-
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("cifar")
-    write_set(directory / CIFAR10.folder, CIFAR10)
-    write_set(directory / CIFAR100.folder, CIFAR100)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def images(data_dir):
-    return cifar_data.load(CIFAR10, data_dir)
-
-
-# Data
-
-
-@pytest.mark.parametrize("form", [CIFAR10, CIFAR100], ids=lambda form: form.name)
-def test_reader_gives_the_pixels_and_labels_that_were_written(form, tmp_path):
-    expected, labels, content = records(form, 7)
-    path = tmp_path / "file.bin"
-    path.write_bytes(content)
-    found, found_labels = cifar_data.read(path, form)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(found_labels, labels)
-    assert (found.dtype, found_labels.dtype) == (np.uint8, np.int32)
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"", "is cut short"),
-        (records(CIFAR10, 2)[2][:-1], "is cut short"),
-        (records(CIFAR100, 2)[2], "is not CIFAR-10's binary version"),
-        (b"\x0a" + records(CIFAR10, 1)[2][1:], "record 0 has the label 10"),
-    ],
-)
-def test_damaged_files_are_clear_errors(content, complaint, tmp_path):
-    path = tmp_path / "data_batch_1.bin"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=complaint):
-        cifar_data.read(path, CIFAR10)
-
-
-def test_data_directory_holds_the_folder_or_the_files(data_dir, tmp_path, monkeypatch):
-    by_folder = cifar_data.load(CIFAR10, data_dir)
-    directly = cifar_data.load(CIFAR10, data_dir / CIFAR10.folder)
-    np.testing.assert_array_equal(by_folder.images, directly.images)
-    assert (len(by_folder.images), len(by_folder.test_images)) == (120, 20)
-    (tmp_path / "data_batch_1.bin").write_bytes(records(CIFAR10, 5)[2])
-    (tmp_path / "data_batch_3.bin").write_bytes(records(CIFAR10, 4, seed=3)[2])
-    with pytest.raises(InputError, match=r"test_batch\.bin is missing"):
-        cifar_data.load(CIFAR10, tmp_path)
-    (tmp_path / "test_batch.bin").write_bytes(records(CIFAR10, 5)[2])
-    monkeypatch.setenv("HYPERLR_DATA_DIR", str(tmp_path))
-    assert len(cifar_data.load(CIFAR10, None).images) == 9
-    monkeypatch.delenv("HYPERLR_DATA_DIR")
-    with pytest.raises(InputError, match=r"pass --data-dir .*cifar-10-batches-bin"):
-        cifar_data.load(CIFAR10, None)
-    with pytest.raises(InputError, match="none of CIFAR-100's files"):
-        cifar_data.load(CIFAR100, tmp_path)
-    with pytest.raises(InputError, match="no directory"):
-        cifar_data.load(CIFAR10, tmp_path / "nowhere")
-
-
-def test_split_and_colours():
-    train, val = cifar_data.split_indices(60, seed=3)
-    assert (len(train), len(val)) == (54, 6)
-    assert set(train) | set(val) == set(range(60))
-    pictures = records(CIFAR10, 20)[0].copy()
-    pictures[..., 2] = 51  # a colour that never varies
-    mean, deviation = cifar_data.channel_statistics(pictures)
-    np.testing.assert_allclose(mean, (pictures / 255).mean((0, 1, 2)), rtol=1e-6)
-    expected = (pictures / 255).std((0, 1, 2))
-    np.testing.assert_allclose(deviation, [expected[0], expected[1], 1.0], rtol=1e-5)
-    normal = cifar_inputs.normalize(jnp.asarray(pictures), *map(jnp.asarray, (mean, deviation)))
-    np.testing.assert_allclose(normal.mean((0, 1, 2)), 0.0, atol=1e-5)
-    np.testing.assert_allclose(normal.std((0, 1, 2)), [1.0, 1.0, 0.0], atol=1e-5)
-
-
-def test_augmented_images_are_crops_out_of_a_black_frame_and_half_are_flipped():
-    pictures = records(CIFAR10, 200)[0]
-    augmented = np.asarray(cifar_inputs.augment(jax.random.key(0), jnp.asarray(pictures)))
-    framed = np.pad(pictures, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    seen = []
-    for image, frame in zip(augmented, framed, strict=True):
-        candidates = {
-            (row, column, direction): frame[row : row + 32, column : column + 32][:, ::direction]
-            for row in range(9)
-            for column in range(9)
-            for direction in (1, -1)
-        }
-        matches = [key for key, crop in candidates.items() if np.array_equal(image, crop)]
-        assert len(matches) == 1
-        seen += matches
-    rows, columns, directions = zip(*seen, strict=True)
-    assert set(rows) == set(columns) == set(range(9))
-    assert 70 < directions.count(-1) < 130
-
-
-# Networks and schedules
-
-
-@pytest.mark.parametrize(
-    ("network", "expected"),
-    [(cifar_models.Vgg11(10), 9_231_114), (cifar_models.ResNet18(100), 11_220_132)],
-    ids=["VGG-11", "ResNet-18"],
-)
-def test_number_of_parameters(network, expected):
-    def outputs():
-        inputs = jnp.ones((2, 32, 32, 3))
-        variables = network.init(jax.random.key(0), inputs, train=False)
-        return variables, network.apply(variables, inputs, train=False)
-
-    variables, logits = jax.eval_shape(outputs)
-    assert cifar_models.num_params(variables["params"]) == expected
-    assert logits.shape == (2, network.num_classes)
-
-
-def test_fixed_schedules_are_the_papers():
-    inner = cifar_methods.INNER["momentum"]
-    schedules = {
-        name: cifar_methods.rates(method, inner, 1_000).reshape(200, 5)
-        for name, method in cifar_methods.METHODS.items()
-    }
-    for schedule in schedules.values():
-        np.testing.assert_array_equal(schedule.min(axis=1), schedule.max(axis=1))
-    first = {name: schedule[:, 0] for name, schedule in schedules.items()}
-    epochs = np.arange(200)
-    np.testing.assert_allclose(first["exponential"], 0.1 * 0.99**epochs, rtol=1e-5)
-    np.testing.assert_allclose(first["staircase"], 0.1 * 0.1 ** (epochs // 60), rtol=1e-5)
-    for name, restarts in (("sgdr", [0, 10, 30, 70, 150]), ("sgdr_2264", [0, 10, 33, 84])):
-        np.testing.assert_array_equal(np.flatnonzero(first[name] == np.float32(0.1)), restarts)
-    assert first["sgdr_2264"][-1] < 1e-4  # the last period ends with the run
-    np.testing.assert_array_equal(schedules["marthe_zero"], 0.0)
-    np.testing.assert_array_equal(schedules["marthe"], np.float32(0.1))
-    adam = cifar_methods.INNER["adam"]
-    assert cifar_methods.rates(cifar_methods.METHODS["hd"], adam, 5)[0] == np.float32(3e-4)
-
-
-# Runs
+def images(cifar_dir):
+    return cifar_data.load(CIFAR10, cifar_dir)
 
 
 def make_run(images, name="marthe", **settings):
@@ -365,11 +192,11 @@ def test_divergence_is_seen_in_losses_and_in_rates(images):
     [("momentum", tuple(cifar_methods.METHODS), 1), ("adam", ("marthe",), 2)],
     ids=["momentum", "adam"],
 )
-def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, data_dir, tmp_path):
+def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, cifar_dir, tmp_path):
     task = TASK._replace(inner=inner)
     settings = SMALL._replace(methods=names, num_seeds=num_seeds)
     out = tmp_path / "out"
-    cifar.run(task, settings, data_dir, out, QUIET, tensorboard=True)
+    cifar.run(task, settings, cifar_dir, out, QUIET, tensorboard=True)
     with np.load(out / "schedules.npz") as file:
         schedules = dict(file)
     assert set(schedules) == set(names)
@@ -394,17 +221,17 @@ def test_every_method_runs_and_the_learned_rates_move(inner, names, num_seeds, d
     assert len(list((out / "tensorboard").iterdir())) == len(names) * num_seeds
     before = (out / "metrics.jsonl").read_text()
     with pytest.raises(InputError, match="pass --resume"):
-        cifar.run(task, settings, data_dir, out, QUIET)
+        cifar.run(task, settings, cifar_dir, out, QUIET)
     with pytest.raises(InputError, match=r"--resume: .* another num_epochs \(4 there, 5 here\)"):
-        cifar.run(task, settings._replace(num_epochs=5), data_dir, out, QUIET, resume=True)
+        cifar.run(task, settings._replace(num_epochs=5), cifar_dir, out, QUIET, resume=True)
     assert (out / "metrics.jsonl").read_text() == before
-    cifar.run(task, settings, data_dir, out, QUIET, resume=True)  # all is done
+    cifar.run(task, settings, cifar_dir, out, QUIET, resume=True)  # all is done
     assert (out / "metrics.jsonl").read_text() == before
 
 
-def test_damaged_files_of_a_run_are_refused_and_the_run_goes_on(data_dir, tmp_path):
+def test_damaged_files_of_a_run_are_refused_and_the_run_goes_on(cifar_dir, tmp_path):
     settings = SMALL._replace(methods=("marthe",))
-    cifar.run(TASK, settings, data_dir, tmp_path, QUIET)
+    cifar.run(TASK, settings, cifar_dir, tmp_path, QUIET)
     before = (tmp_path / "metrics.jsonl").read_text()
     folder = tmp_path / "checkpoints"
     (found,) = folder.glob("marthe-step-size-*.npz")
@@ -414,7 +241,7 @@ def test_damaged_files_of_a_run_are_refused_and_the_run_goes_on(data_dir, tmp_pa
         content[len(content) // 2] ^= 0x80
         path.write_bytes(content)
     with pytest.warns(RuntimeWarning) as warned:
-        cifar.run(TASK, settings, data_dir, tmp_path, QUIET, resume=True)
+        cifar.run(TASK, settings, cifar_dir, tmp_path, QUIET, resume=True)
     messages = sorted(str(each.message) for each in warned)
     assert [message.partition(" (")[0] for message in messages] == sorted(
         [
@@ -454,9 +281,9 @@ def test_mistakes_on_the_command_line_are_one_line(arguments, message, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["cifar10"], ["cifar100", "--inner", "momentum"]])
-def test_smoke_preset(arguments, data_dir, tmp_path):
+def test_smoke_preset(arguments, cifar_dir, tmp_path):
     out = tmp_path / "out"
-    run = [*arguments, "--data-dir", str(data_dir), "--out", str(out)]
+    run = [*arguments, "--data-dir", str(cifar_dir), "--out", str(out)]
     done = CliRunner().invoke(app, run)
     assert done.exit_code == 0, done.output
     with np.load(out / "schedules.npz") as schedules:

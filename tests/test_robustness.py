@@ -19,12 +19,7 @@ SMALL = robustness.Settings(
 )
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_packaged()
-
-
-def test_settings_are_those_of_the_issue():
+def test_settings():
     assert robustness.STARTS == (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
     assert list(robustness.INNER) == ["sgd", "momentum", "adam"]
     assert list(robustness.METHODS) == ["hd", "marthe", "marthe_scale_free"]

@@ -1,25 +1,12 @@
 """The search for a step size on the digits: against whole runs, in parts, and read back."""
 
-import functools
-
 import numpy as np
 import pytest
 
 import hyperlr
-from hyperlr.experiments import data, methods, search, training
+from hyperlr.experiments import methods, search, training
 
-SIZE = {"num_steps": 10, "batch_size": 20, "hidden_widths": (16, 16)}
 CANDIDATES = (1e-3, 1e-1, 1e1, 1e3)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_packaged()
-
-
-@pytest.fixture(scope="module")
-def make_lanes(digits):
-    return functools.partial(training.make_lanes, digits, **SIZE)
 
 
 def plan(folder, candidates=CANDIDATES, seeds=(0, 1), num_steps=8, name="hd"):

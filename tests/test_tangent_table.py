@@ -1,18 +1,9 @@
 """docs/tangents.md has every optimizer, and says what scripts/tangent_table.py finds."""
 
-import importlib.util
-import pathlib
-
 import jax.numpy as jnp
 import optax
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
-_spec = importlib.util.spec_from_file_location(
-    "tangent_table", ROOT / "scripts" / "tangent_table.py"
-)
-tangent_table = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tangent_table)
+import tangent_table
 
 
 def committed():

@@ -16,13 +16,13 @@ class LimitLearningRateState(NamedTuple):
     """State of :func:`limit_learning_rate`.
 
     Attributes:
-      count: number of updates so far, int32, shape ().
+      step_count: number of updates so far, int32, shape ().
       max_learning_rate: ε_max as last computed, at least float32, shape (); infinite where
         curvature sets no limit.
       inner_state: the state of the transformation inside.
     """
 
-    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
+    step_count: jax.Array
     max_learning_rate: jax.Array
     inner_state: optax.OptState
 
@@ -80,7 +80,7 @@ def limit_learning_rate(
 
     def init_fn(params: optax.Params) -> LimitLearningRateState:
         return LimitLearningRateState(
-            count=jnp.zeros((), jnp.int32),
+            step_count=jnp.zeros((), jnp.int32),
             max_learning_rate=jnp.full((), jnp.inf, accumulation_dtype(params)),
             inner_state=tx.init(params),
         )
@@ -99,7 +99,7 @@ def limit_learning_rate(
                 "given: call tx.update(grads, state, params, value_fn=loss)"
             )
         max_learning_rate = jax.lax.cond(
-            state.count % every == 0,
+            state.step_count % every == 0,
             lambda: max_stable_learning_rate(value_fn, params, updates).astype(
                 state.max_learning_rate.dtype
             ),
@@ -112,7 +112,7 @@ def limit_learning_rate(
         scale = _shrinkage(norm(new_updates), norm(updates), limit)
         new_updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), new_updates)
         return new_updates, LimitLearningRateState(
-            count=optax.safe_increment(state.count),
+            step_count=optax.safe_increment(state.step_count),
             max_learning_rate=max_learning_rate,
             inner_state=inner_state,
         )

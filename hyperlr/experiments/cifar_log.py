@@ -60,7 +60,7 @@ class Log:
 
 def _writer_class() -> Any:
     try:
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
+        from tensorboardX import SummaryWriter
     except ImportError as error:
         raise InputError(
             "--tensorboard needs tensorboardX; install the extra: "

@@ -5,15 +5,13 @@ Not imported by ``hyperlr`` itself, and the only part of the library that needs 
 """
 
 try:
-    import flax  # noqa: F401
+    from hyperlr.flax._nnx import metrics, val_grad, value_fn
+    from hyperlr.flax._train_state import TrainState
 except ModuleNotFoundError as error:
     if error.name != "flax":
         raise
     raise ModuleNotFoundError(
         'hyperlr.flax needs Flax; install the extra: pip install "hyperlr[flax]"', name="flax"
     ) from None
-
-from hyperlr.flax._nnx import metrics, val_grad, value_fn
-from hyperlr.flax._train_state import TrainState
 
 __all__ = ["TrainState", "metrics", "val_grad", "value_fn"]

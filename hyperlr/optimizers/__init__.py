@@ -9,16 +9,14 @@ the update is about learning_rate / √eps, 1e7 and more with the default ``eps`
 from hyperlr.optimizers._adadelta import adadelta, scale_by_adadelta
 from hyperlr.optimizers._adagrad import ScaleByAdagradState, adagrad, scale_by_adagrad
 from hyperlr.optimizers._adam import adam, scale_by_adam
-from hyperlr.optimizers._adam_max import ScaleByAdamMaxState, adam_max, scale_by_adam_max
-from hyperlr.optimizers._adamax import ScaleByAdamaxState, adamax, scale_by_adamax
+from hyperlr.optimizers._adam_max import adam_max, scale_by_adam_max
+from hyperlr.optimizers._adamax import adamax, scale_by_adamax
 from hyperlr.optimizers._nadam import nadam, scale_by_nadam
 from hyperlr.optimizers._rmsprop import rmsprop, scale_by_rmsprop
 from hyperlr.optimizers._sparsity import scale_by_sparsity, sparsity_factor
 
 __all__ = [
     "ScaleByAdagradState",
-    "ScaleByAdamMaxState",
-    "ScaleByAdamaxState",
     "adadelta",
     "adagrad",
     "adam",

@@ -4,7 +4,7 @@ One denominator serves a whole array, so a gradient that alternates between larg
 make the rate of its own entry swing.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,6 @@ import optax
 
 from hyperlr.optimizers._checks import check_decay, check_eps
 from hyperlr.optimizers._precision import in_float32
-
-
-class ScaleByAdamMaxState(NamedTuple):
-    """State of :func:`scale_by_adam_max`.
-
-    Attributes:
-      count: number of updates so far, int32, shape ().
-      mu: m, the running average of gradients, like the parameters, at least float32.
-      nu: v, the running average of squared largest gradients, a scalar for each array of the
-        parameters, at least float32.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
-    mu: optax.Updates
-    nu: optax.Updates
 
 
 def adam_max(
@@ -92,7 +77,8 @@ def scale_by_adam_max(
       eps: added inside the root, in units of a squared gradient.
 
     Returns:
-      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported.
+      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported. Of its state, ``mu`` is m, like
+      the parameters, and ``nu`` is v, a scalar for each of their arrays, both at least float32.
 
     Raises:
       ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
@@ -113,8 +99,8 @@ def scale_by_adam_max(
     check_decay("b2", b2)
     check_eps(eps)
 
-    def init_fn(params: optax.Params) -> ScaleByAdamMaxState:
-        return ScaleByAdamMaxState(
+    def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(
             count=jnp.zeros((), jnp.int32),
             mu=optax.tree.zeros_like(params),
             nu=jax.tree.map(lambda p: jnp.zeros((), p.dtype), params),
@@ -122,10 +108,10 @@ def scale_by_adam_max(
 
     def update_fn(
         updates: optax.Updates,
-        state: ScaleByAdamMaxState,
+        state: optax.ScaleByAdamState,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, ScaleByAdamMaxState]:
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         del params, extra_args
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
@@ -137,6 +123,6 @@ def scale_by_adam_max(
             optax.tree.bias_correction(mu, b1, count),
             optax.tree.bias_correction(nu, b2, count),
         )
-        return updates, ScaleByAdamMaxState(count=count, mu=mu, nu=nu)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -1,6 +1,6 @@
 """AdaMax: Adam with a decaying maximum of gradients in place of their mean square."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,6 @@ import optax
 
 from hyperlr.optimizers._checks import check_decay, check_eps
 from hyperlr.optimizers._precision import in_float32
-
-
-class ScaleByAdamaxState(NamedTuple):
-    """State of :func:`scale_by_adamax`.
-
-    Attributes:
-      count: number of updates so far, int32, shape ().
-      mu: m, the running average of gradients, like the parameters, at least float32.
-      nu: u, the decaying maximum of their sizes, like the parameters, at least float32.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of this name
-    mu: optax.Updates
-    nu: optax.Updates
 
 
 def adamax(
@@ -90,7 +76,8 @@ def scale_by_adamax(
       eps: added inside the root, in units of a squared gradient.
 
     Returns:
-      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported.
+      A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported. Of its state, ``mu`` is m and
+      ``nu`` is u, both like the parameters and at least float32.
 
     Raises:
       ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
@@ -111,8 +98,8 @@ def scale_by_adamax(
     check_decay("b2", b2)
     check_eps(eps)
 
-    def init_fn(params: optax.Params) -> ScaleByAdamaxState:
-        return ScaleByAdamaxState(
+    def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(
             count=jnp.zeros((), jnp.int32),
             mu=optax.tree.zeros_like(params),
             nu=optax.tree.zeros_like(params),
@@ -120,10 +107,10 @@ def scale_by_adamax(
 
     def update_fn(
         updates: optax.Updates,
-        state: ScaleByAdamaxState,
+        state: optax.ScaleByAdamState,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, ScaleByAdamaxState]:
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         del params, extra_args
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
@@ -131,6 +118,6 @@ def scale_by_adamax(
         nu = jax.tree.map(lambda g, u: jnp.maximum(b2 * u, jnp.sqrt(g**2 + eps)), updates, state.nu)
         mu_hat = optax.tree.bias_correction(mu, b1, count)
         updates = jax.tree.map(lambda m, u: m / u, mu_hat, nu)
-        return updates, ScaleByAdamaxState(count=count, mu=mu, nu=nu)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
     return in_float32(optax.GradientTransformationExtraArgs(init_fn, update_fn))

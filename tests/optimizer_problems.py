@@ -1,0 +1,50 @@
+"""The adaptive optimizers by name, and gradients to run them on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+NUM_STEPS = 50
+EPS = 1e-16
+
+# What each takes besides learning_rate, all of which may be traced.
+OTHER_HYPERPARAMS = {
+    "adadelta": {"rho": 0.9, "eps": 1e-6},
+    "adagrad": {"eps": EPS},
+    "adam": {"b1": 0.9, "b2": 0.999, "eps": EPS},
+    "adam_max": {"b1": 0.9, "b2": 0.999, "eps": EPS},
+    "adamax": {"b1": 0.9, "b2": 0.999, "eps": EPS},
+    "nadam": {"b1": 0.9, "b2": 0.999, "eps": EPS},
+    "rmsprop": {"decay": 0.9, "eps": EPS},
+}
+
+NAMES = sorted(OTHER_HYPERPARAMS)
+
+# Gradients of different sizes, one parameter that never has any, a first batch that gives none.
+CURVATURES = np.array([1.0, 0.3, 3.0, 0.0])
+NOISE = np.random.default_rng(0).normal(size=(NUM_STEPS, 4)) * [0.1, 1.0, 0.01, 0.0]
+NOT_EMPTY = (np.arange(NUM_STEPS) > 0).astype(float)
+START = np.array([1.0, -2.0, 0.5, 0.7])
+
+
+def numpy_gradient(w, t):
+    return NOT_EMPTY[t] * (CURVATURES * w + NOISE[t])
+
+
+def jax_gradient(w, t):
+    dtype = w.dtype
+    slope = jnp.asarray(CURVATURES, dtype) * w + jnp.asarray(NOISE, dtype)[t]
+    return jnp.asarray(NOT_EMPTY, dtype)[t] * slope
+
+
+def run(tx, params, num_steps=NUM_STEPS):
+    """The parameters after each step, by scan: a state that drifts would not be a carry."""
+
+    def step(carry, t):
+        params, state = carry
+        updates, state = tx.update(jax_gradient(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(num_steps))[1]
