@@ -17,8 +17,8 @@ from hyperlr.experiments.data import Data, split_indices
 from hyperlr.experiments.log_space import smoothed_log_adam
 from hyperlr.schedules import from_array
 
-COST = 3.0
-"""What a hypergradient costs, over as many plain steps as the schedule has."""
+COST = 4.0
+"""Time of a hypergradient, over that of as many plain steps as the schedule has."""
 
 
 class Settings(NamedTuple):
