@@ -1,38 +1,29 @@
 """hyperlr: learning rates learned by hypergradients, as optax transformations."""
 
 from hyperlr import curvature, offline, optimizers, schedules
+from hyperlr.methods import GuardState, OnlineState, guard, hd, marthe, metrics, online, rtho
 from hyperlr.offline import lrs_opt, optimize_schedule, schedule_hypergradient, unroll
-from hyperlr.online import (
+from hyperlr.rules import (
     AdaptiveSgdState,
     ExponentiatedGradientState,
-    FoundMetaLearningRate,
-    GuardState,
-    NoSurvivorError,
-    OnlineState,
     adaptive_sgd,
     exponentiated_gradient,
-    find_meta_learning_rate,
-    guard,
-    hd,
-    marthe,
-    metrics,
-    online,
-    rtho,
 )
+from hyperlr.search import FoundStepSize, NoSurvivorError, find_step_size
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveSgdState",
     "ExponentiatedGradientState",
-    "FoundMetaLearningRate",
+    "FoundStepSize",
     "GuardState",
     "NoSurvivorError",
     "OnlineState",
     "adaptive_sgd",
     "curvature",
     "exponentiated_gradient",
-    "find_meta_learning_rate",
+    "find_step_size",
     "guard",
     "hd",
     "lrs_opt",

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import pytest
-import small_digits
+from problems.digits import SIZE
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags here, and not where a test sets those of another process
@@ -31,12 +31,12 @@ def make_lanes(digits):
     """Makes short runs of a small network, from seeds and step sizes."""
     from hyperlr.experiments import training
 
-    return functools.partial(training.make_lanes, digits, **small_digits.SIZE)
+    return functools.partial(training.make_lanes, digits, **SIZE)
 
 
 @pytest.fixture(scope="session")
 def cifar_dir(tmp_path_factory):
     """A directory with small data sets of noise in both formats of CIFAR."""
-    import cifar_problems
+    from problems import cifar
 
-    return cifar_problems.write_sets(tmp_path_factory.mktemp("cifar"))
+    return cifar.write_sets(tmp_path_factory.mktemp("cifar"))

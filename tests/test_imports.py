@@ -12,16 +12,23 @@ import hyperlr
 PACKAGE = pathlib.Path(hyperlr.__file__).parent
 BASE = {"jax", "optax", "chex"}
 # What a single file needs of an extra; it imports it when it is called, not before (tested below).
-EXTRAS = {"_checkpoint": {"orbax"}}
+EXTRAS = {"_files": {"orbax"}}
+SHARED = {"_trees", "_numbers", "_inner_step", "_linearize"}
+ROOMS = {"methods", "rules", "search", "offline", "optimizers", "schedules", "curvature"}
 FORBIDDEN = {
-    "_checkpoint": {"_dynamics", "online", "offline", "optimizers", "schedules", "curvature"},
-    "_checks": {"_dynamics", "online", "offline", "optimizers", "schedules", "curvature"},
-    "_dynamics": {"online", "offline", "optimizers", "schedules", "curvature"},
-    "online": {"offline", "optimizers", "schedules", "curvature"},
-    "offline": {"online", "optimizers", "schedules", "curvature"},
-    "optimizers": {"online", "offline"},
-    "schedules": {"online", "offline"},
-    "curvature": {"online", "offline"},
+    "_files": SHARED | ROOMS,
+    "_checks": SHARED | ROOMS,
+    "_trees": {"_numbers", "_inner_step", "_linearize"} | ROOMS,
+    "_numbers": {"_inner_step", "_linearize"} | ROOMS,
+    "_inner_step": ROOMS,
+    "_linearize": ROOMS,
+    "methods": {"offline", "optimizers", "schedules", "curvature"},
+    "rules": ROOMS - {"rules"},
+    "search": ROOMS - {"search"},
+    "offline": ROOMS - {"offline"},
+    "optimizers": {"methods", "offline", "rules", "search"},
+    "schedules": {"methods", "offline", "rules", "search"},
+    "curvature": {"methods", "offline", "rules", "search"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr._dynamics import accumulation_dtype, norm
+from hyperlr._numbers import norm
+from hyperlr._trees import accumulation_dtype
 from hyperlr.curvature._step_size import max_stable_learning_rate
 
 

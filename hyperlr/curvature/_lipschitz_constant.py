@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from hyperlr._dynamics import accumulation_dtype
+from hyperlr._trees import accumulation_dtype
 from hyperlr.curvature._hvp import hvp
 from hyperlr.curvature._step_size import rayleigh_quotient
 

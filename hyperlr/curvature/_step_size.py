@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hyperlr._dynamics import inner_product
+from hyperlr._numbers import inner_product
 from hyperlr.curvature._hvp import hvp
 
 Tree = Any

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hyperlr
-from hyperlr import _checkpoint
+from hyperlr import _files
 from hyperlr.experiments import cifar_training
 from hyperlr.experiments.cifar_data import Images
 from hyperlr.experiments.cifar_training import Program, Rates, Source, State
@@ -93,7 +93,7 @@ def train(
     test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
     test_indices = np.arange(len(images.test_labels), dtype=np.int32)
     state, history, first = _start(run), empty_history(size), 0
-    with _checkpoint.open_directory(checkpoints) as manager:
+    with _files.open_directory(checkpoints) as manager:
         found = _restored(manager, (state, history), description)
         if found is not None:
             first, (state, history) = found
@@ -119,7 +119,7 @@ def train(
                     history.curves[f"{name}_accuracy"][k] = accuracy
                 on_evaluation(_evaluation(history, k))
             if done % size.checkpoint_epochs == 0 or last or diverged(run, history):
-                _checkpoint.save(manager, done, (state, history), description)
+                _files.save(manager, done, (state, history), description)
             on_epoch(size.steps_per_epoch)
     return history
 
@@ -204,7 +204,7 @@ def search_step_size(run: Run, images: Images, num_steps: int) -> float:
     candidates = [run.rates.step_size / 10**k for k in range(_NUM_CANDIDATES)]
     at_once = 1 if jax.default_backend() == "cpu" else _CANDIDATES_AT_ONCE
     try:
-        return hyperlr.find_meta_learning_rate(first_steps, candidates, batch_size=at_once).value
+        return hyperlr.find_step_size(first_steps, candidates, batch_size=at_once).value
     except hyperlr.NoSurvivorError as error:
         raise InputError(f"no step size goes well; look at the data: {error}") from error
 
@@ -250,7 +250,7 @@ def _restored(
 ) -> tuple[int, tuple[State, History]] | None:
     """The last good checkpoint: how many epochs it has done, and what it holds."""
     try:
-        found = _checkpoint.restore_latest(manager, lambda epochs: like, description)
+        found = _files.restore_latest(manager, lambda epochs: like, description)
     except ValueError as error:
         raise InputError(f"--resume: {error}") from error
     if found is None:

@@ -140,7 +140,7 @@ def run(
     start = time.perf_counter()
     first_steps = _first_steps(plan, images, make_lanes(plan.seeds, [0.0] * len(plan.seeds)))
     try:
-        result = hyperlr.find_meta_learning_rate(
+        result = hyperlr.find_step_size(
             first_steps,
             plan.candidates,
             margin=METHODS[plan.name].margin,

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import optax
 
-from hyperlr import _checks, _dynamics
-from hyperlr._dynamics import Tree
+from hyperlr import _checks, _trees
+from hyperlr._trees import Tree
 from hyperlr.offline._unroll import CHECKPOINTING, Schedule, unroll
 
 MODES = ("reverse", "forward")
@@ -89,4 +89,4 @@ def schedule_hypergradient(
     derivative = jax.grad if mode == "reverse" else jax.jacfwd
     hypergradient, value = derivative(objective, has_aux=True)(schedule)
     # jax.jacfwd returns all entries of a dict in the dtype that they promote to.
-    return value, _dynamics.cast_like(hypergradient, schedule)
+    return value, _trees.cast_like(hypergradient, schedule)

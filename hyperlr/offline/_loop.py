@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperlr import _checkpoint
+from hyperlr import _files
 from hyperlr.offline._outer_step import OuterRecord, OuterState
 
 Step = Callable[[OuterState, None], tuple[OuterState, OuterRecord]]
@@ -41,13 +41,13 @@ def run(
         return _iterate(step, state, history, num_iterations, callback, lambda *_: None)
     problem = {
         "format": _FORMAT,
-        "schedule": _checkpoint.describe(state.schedule),
-        "optimizer state": _checkpoint.describe(state.optimizer_state),
-        "starting point": _checkpoint.digest(state),
-    } | {name: _checkpoint.digest(tree) for name, tree in identity.items()}
+        "schedule": _files.describe(state.schedule),
+        "optimizer state": _files.describe(state.optimizer_state),
+        "starting point": _files.digest(state),
+    } | {name: _files.digest(tree) for name, tree in identity.items()}
 
-    with _checkpoint.open_directory(checkpoint_dir) as manager:
-        found = _checkpoint.restore_latest(
+    with _files.open_directory(checkpoint_dir) as manager:
+        found = _files.restore_latest(
             manager,
             lambda done: (state, _arrays(History([0.0] * done, [0.0] * done))),
             problem,
@@ -64,7 +64,7 @@ def run(
         def save(state: OuterState, history: History) -> None:
             done = len(history.values)
             if done % checkpoint_every == 0 or done == num_iterations:
-                _checkpoint.save(manager, done, (state, _arrays(history)), problem)
+                _files.save(manager, done, (state, _arrays(history)), problem)
 
         return _iterate(step, state, history, num_iterations, callback, save)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks
-from hyperlr._dynamics import Tree
+from hyperlr._trees import Tree
 from hyperlr.offline import _loop
 from hyperlr.offline._outer_step import OuterRecord, OuterState, init_outer_state, outer_step
 from hyperlr.offline._unroll import Schedule, as_hyperparams

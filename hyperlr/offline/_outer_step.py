@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _dynamics
-from hyperlr._dynamics import Tree
+from hyperlr import _numbers, _trees
+from hyperlr._trees import Tree
 from hyperlr.offline._hypergradient import schedule_hypergradient
 from hyperlr.offline._lrs_opt import project
 from hyperlr.offline._unroll import Schedule
@@ -60,12 +60,12 @@ def init_outer_state(schedule: Schedule, optimizer: optax.GradientTransformation
     Returns:
       The state at iteration 0. Supports ``vmap``.
     """
-    schedule = _dynamics.cast_like(schedule, schedule)
+    schedule = _trees.cast_like(schedule, schedule)
     optimizer_state = optimizer.init(schedule)
     return OuterState(
         iteration=jnp.zeros((), jnp.int32),
         schedule=schedule,
-        optimizer_state=_dynamics.cast_like(optimizer_state, optimizer_state),
+        optimizer_state=_trees.cast_like(optimizer_state, optimizer_state),
         num_skipped=jnp.zeros((), jnp.int32),
     )
 
@@ -142,7 +142,7 @@ def outer_step(
     )
     schedule = project(optax.apply_updates(state.schedule, updates))
     old = (state.schedule, state.optimizer_state)
-    new = _dynamics.cast_like((schedule, optimizer_state), old)
+    new = _trees.cast_like((schedule, optimizer_state), old)
     finite = _all_finite((value, hypergradient, schedule))
     schedule, optimizer_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     num_skipped = state.num_skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
@@ -150,7 +150,7 @@ def outer_step(
         iteration=state.iteration,
         value=value,
         schedule=state.schedule,
-        hypergradient_norm=_dynamics.norm(hypergradient),
+        hypergradient_norm=_numbers.norm(hypergradient),
         skipped=~finite,
         num_skipped=num_skipped,
     )

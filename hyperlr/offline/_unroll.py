@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _dynamics
-from hyperlr._dynamics import Hyperparams, Tree
+from hyperlr import _checks, _inner_step, _trees
+from hyperlr._inner_step import Hyperparams
+from hyperlr._trees import Tree
 
 CHECKPOINTING = ("none", "chunk")
 
@@ -82,9 +83,9 @@ def unroll(
     _checks.check_differentiable(params)
     check_leading_axis("batches", batches, num_steps)
     step = functools.partial(_training_step, inner, loss_fn)
-    params = _dynamics.cast_like(params, params)
+    params = _trees.cast_like(params, params)
     inner_state = inner(**{name: values[0] for name, values in hyperparams.items()}).init(params)
-    carry = (params, _dynamics.cast_like(inner_state, inner_state))
+    carry = (params, _trees.cast_like(inner_state, inner_state))
     if checkpointing == "none":
         (params, _), losses = jax.lax.scan(step, carry, (hyperparams, batches))
     else:
@@ -100,7 +101,7 @@ def as_hyperparams(schedule: Schedule) -> Hyperparams:
         raise ValueError(f"schedule is an empty dict: {remedy}")
     for name, values in named.items():
         label = f"schedule[{name!r}]" if isinstance(schedule, Mapping) else "schedule"
-        if not hasattr(values, "dtype") or not _dynamics.is_float(values):
+        if not hasattr(values, "dtype") or not _trees.is_float(values):
             raise TypeError(f"{label} must be a floating-point array, got {values!r}: {remedy}")
         if len(values.shape) != 1 or values.shape[0] == 0:
             raise ValueError(
@@ -147,7 +148,7 @@ def _training_step(
 
     value, grads = jax.value_and_grad(value_fn)(params)
     extra_args = {"value": value, "grad": grads, "value_fn": value_fn}
-    updates, inner_state = _dynamics.inner_step(
+    updates, inner_state = _inner_step.inner_step(
         inner, extra_args, hyperparams, grads, inner_state, params
     )
     return (optax.apply_updates(params, updates), inner_state), value

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr._dynamics import cast_like
+from hyperlr._trees import cast_like
 
 
 def in_float32(

@@ -1,0 +1,258 @@
+"""MARTHE at less than its full cost: what that does to the time, the schedule and the accuracy.
+
+Two ways to trade exactness for time, neither of which needs anything of the library:
+
+- a part of the batch: `value_fn`, of which the Hessian-vector product is taken, and `val_grad` are
+  of the first images of their minibatches, while the gradient of the step is of all of them;
+- every k-th step: between two full updates the inner optimizer makes plain steps with the learning
+  rate as it is, and the tangent is held. Larger κ and γ make up for the updates that are left out.
+
+Every variant trains the 784-500-500-500-10 network of `hyperlr mnist` on the digits that come with
+the install, from the same weights and on the same minibatches, seed by seed. Times are of the whole
+loop, interleaved with plain steps; a ratio is the median of the ratios of the rounds.
+
+    python scripts/benchmarks/reduced_cost.py --seeds 5 --rounds 7 --json reduced_cost.json
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import hyperlr
+from hyperlr.experiments import data, models, training
+
+RATE, BATCH = 0.01, 100
+TIMED_STEPS = 32
+
+
+class Variant(NamedTuple):
+    """A way to save."""
+
+    name: str
+    hvp_share: float = 1.0
+    """Share of the minibatch in `value_fn`."""
+    val_share: float = 1.0
+    """Share of the validation minibatch in `val_grad`."""
+    every: int = 1
+    """Steps from one full update to the next."""
+    larger: tuple[float, float] = (1.0, 1.0)
+    """Factors of κ and γ."""
+
+
+VARIANTS = (
+    Variant("exact"),
+    Variant("1/4 in the product", hvp_share=0.25),
+    Variant("1/2 of both", hvp_share=0.5, val_share=0.5),
+    Variant("1/4 of both", hvp_share=0.25, val_share=0.25),
+    Variant("1/8 of both", hvp_share=0.125, val_share=0.125),
+    Variant("every 2nd step", every=2),
+    Variant("every 4th step", every=4),
+    Variant("every 8th step", every=8),
+    Variant("every 4th step, 16 κ, 2 γ", every=4, larger=(16.0, 2.0)),
+    Variant("every 2nd step, 1/4 of both", hvp_share=0.25, val_share=0.25, every=2),
+    Variant("every 2nd step, 1/4 of both, 4 κ, 2 γ", 0.25, 0.25, every=2, larger=(4.0, 2.0)),
+)
+METHODS: dict[str, Callable[[Variant], Any]] = {
+    "adapted": lambda variant: hyperlr.marthe(
+        optax.sgd, RATE, meta_learning_rate=1e-8 * variant.larger[0]
+    ),
+    "scale-free": lambda variant: hyperlr.marthe(
+        optax.sgd,
+        RATE,
+        discount=0.99,
+        hyper_optimizer=hyperlr.exponentiated_gradient(0.2 * variant.larger[1]),
+    ),
+}
+
+Step = Callable[..., tuple[Any, Any, jax.Array]]
+
+
+def make_step(tx: Any, variant: Variant) -> Step:
+    """A training step: (params, state, t, images, labels, train, val) → (params, state, η)."""
+
+    def full(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
+        size = round(variant.hvp_share * len(train))
+        val_size = round(variant.val_share * len(val))
+        grads = jax.grad(training.loss_fn)(params, images, labels, train)
+        val_grad = jax.grad(training.loss_fn)(params, images, labels, val[:val_size])
+        updates, state = tx.update(
+            grads,
+            state,
+            params,
+            value_fn=lambda params: training.loss_fn(params, images, labels, train[:size]),
+            val_grad=val_grad,
+        )
+        return optax.apply_updates(params, updates), state
+
+    def held(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
+        del val
+        grads = jax.grad(training.loss_fn)(params, images, labels, train)
+        inner = optax.sgd(**state.hyperparams)
+        updates, inner_state = inner.update(grads, state.inner_state, params)
+        return optax.apply_updates(params, updates), state._replace(inner_state=inner_state)
+
+    def step(params: Any, state: Any, t: jax.Array, *batch: Any) -> Any:
+        if variant.every == 1:
+            params, state = full(params, state, *batch)
+        else:
+            params, state = jax.lax.cond(t % variant.every == 0, full, held, params, state, *batch)
+        return params, state, hyperlr.metrics(state)["learning_rate"]
+
+    return step
+
+
+def plain_step(params: Any, state: Any, t: jax.Array, *batch: Any) -> Any:
+    """The plain optax step."""
+    del t
+    images, labels, train, _ = batch
+    grads = jax.grad(training.loss_fn)(params, images, labels, train)
+    updates, state = optax.sgd(RATE).update(grads, state, params)
+    return optax.apply_updates(params, updates), state, jnp.asarray(RATE)
+
+
+def learn(step: Step, tx: Any, images: data.Data, seeds: int, num_steps: int) -> dict[str, Any]:
+    """Trains seed by seed; schedules [seeds, T], accuracies [seeds]."""
+    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
+
+    @jax.jit
+    def run(params: Any, pixels: Any, labels: Any, train: Any, val: Any) -> Any:
+        def body(carry: Any, inputs: Any) -> Any:
+            t, *batch = inputs
+            *carry, rate = step(*carry, t, pixels, labels, *batch)
+            return tuple(carry), rate
+
+        return jax.lax.scan(body, (params, tx.init(params)), (jnp.arange(num_steps), train, val))
+
+    @jax.jit
+    def accuracy(params: Any, pixels: Any, labels: Any) -> jax.Array:
+        return models.accuracy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
+
+    schedules, val_accuracy, test_accuracy = [], [], []
+    for seed in range(seeds):
+        lanes = training.make_lanes(
+            images,
+            [seed],
+            [0.0],
+            num_steps=num_steps,
+            batch_size=BATCH,
+            hidden_widths=models.HIDDEN_WIDTHS,
+        )
+        one = jax.tree.map(lambda x: x[0], lanes)
+        (params, _), rates = run(one.params, pixels, labels, one.train_batches, one.val_batches)
+        schedules.append(np.asarray(rates))
+        val = one.val_indices
+        val_accuracy.append(float(accuracy(params, pixels[val], labels[val])))
+        test_accuracy.append(float(accuracy(params, images.test_images, images.test_labels)))
+    return {
+        "schedules": np.stack(schedules),
+        "val_accuracy": np.array(val_accuracy),
+        "test_accuracy": np.array(test_accuracy),
+    }
+
+
+def time_ratios(steps: dict[str, tuple[Step, Any]], images: data.Data, rounds: int) -> dict:
+    """Median ratio of the times of a loop to that of the plain loop, which is the first."""
+    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
+    rng = np.random.default_rng(0)
+    batches = rng.integers(len(labels), size=(TIMED_STEPS, 2, BATCH), dtype=np.int32)
+    widths = (pixels.shape[1], *models.HIDDEN_WIDTHS, images.num_classes)
+    params = models.init_mlp(jax.random.key(0), widths)
+    compiled = {}
+    for name, (step, tx) in track(steps.items(), "compiling"):
+        first = (params, tx.init(params), jnp.zeros((), jnp.int32), pixels, labels, *batches[0])
+        compiled[name] = jax.jit(step).lower(*first).compile()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in track(range(rounds + 1), "timing"):
+        for name, (_, tx) in steps.items():
+            w, state = params, tx.init(params)
+            start = time.perf_counter()
+            for t, (train, val) in enumerate(batches):
+                w, state, _ = compiled[name](w, state, np.int32(t), pixels, labels, train, val)
+            jax.block_until_ready(w)
+            seconds[name].append(time.perf_counter() - start)
+    # The first round touches every buffer for the first time.
+    arrays = {name: np.array(values[1:]) for name, values in seconds.items()}
+    plain = next(iter(arrays.values()))
+    return {name: float(np.median(values / plain)) for name, values in arrays.items()}
+
+
+def main() -> None:
+    """Measures, prints the table, and writes JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of the accuracies (default 5)")
+    parser.add_argument("--steps", type=int, default=512, help="training steps (default 512)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of timing (default 7)")
+    parser.add_argument("--only", nargs="+", help="variants beside the exact one (default all)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments = parser.parse_args()
+    images = data.load_packaged()
+    chosen = [v for v in VARIANTS if arguments.only is None or v.name in ("exact", *arguments.only)]
+    plain = optax.with_extra_args_support(optax.sgd(RATE))
+    steps: dict[str, tuple[Step, Any]] = {"plain": (plain_step, plain)}
+    for method, make in METHODS.items():
+        for variant in chosen:
+            tx = make(variant)
+            steps[f"{method}, {variant.name}"] = make_step(tx, variant), tx
+    ratios = time_ratios(steps, images, arguments.rounds)
+    results = {}
+    for name, (step, tx) in track(steps.items(), "training"):
+        results[name] = learn(step, tx, images, arguments.seeds, arguments.steps)
+        results[name]["time_ratio"] = ratios[name]
+    Console(width=110).print(table(results, arguments))
+    if arguments.json:
+        plain_results = {
+            name: {key: np.asarray(value).tolist() for key, value in result.items()}
+            for name, result in results.items()
+        }
+        arguments.json.write_text(json.dumps(plain_results) + "\n")
+
+
+def table(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> Table:
+    """One row a variant; its schedule is compared with the exact one of the same method."""
+    title = f"{arguments.steps} steps, {arguments.seeds} seeds; ± is the spread over seeds"
+    view = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view.add_column("MARTHE", no_wrap=True)
+    for heading in (
+        "time /\nplain",
+        "validation\naccuracy",
+        "test\naccuracy",
+        "mean\nη",
+        "schedule off\nby a factor",
+    ):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for name, result in results.items():
+        exact = results.get(f"{name.split(', ')[0]}, exact", result)
+        view.add_row(
+            name,
+            f"{result['time_ratio']:.2f}",
+            *(_percent(result[key]) for key in ("val_accuracy", "test_accuracy")),
+            f"{result['schedules'].mean():.3f}",
+            f"{_factor(result['schedules'], exact['schedules']):.2f}",
+        )
+    return view
+
+
+def _percent(shares: np.ndarray) -> str:
+    return f"{100 * shares.mean():.1f} ± {100 * shares.std(ddof=min(1, len(shares) - 1)):.1f}"
+
+
+def _factor(schedules: np.ndarray, exact: np.ndarray) -> float:
+    """The typical quotient of two learning rates of one step, the larger by the smaller."""
+    tiny = 1e-6  # a rate may be 0
+    return float(np.exp(np.abs(np.log((schedules + tiny) / (exact + tiny))).mean()))
+
+
+if __name__ == "__main__":
+    main()

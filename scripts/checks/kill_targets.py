@@ -1,0 +1,180 @@
+"""Small runs of everything that can be interrupted, each for a process that may be killed.
+
+    python scripts/checks/kill_targets.py mnist results
+
+Imports are inside the functions, so that each process has no others than its own.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+
+def optimize_schedule(out: Path) -> None:
+    """LRS-OPT on a quadratic, with a checkpoint every other iteration."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import hyperlr
+
+    inputs = jax.random.normal(jax.random.key(0), (64, 3))
+
+    def loss(weights: jax.Array, batch: jax.Array) -> jax.Array:
+        return jnp.mean((batch @ (weights - 1.0)) ** 2)
+
+    result = hyperlr.optimize_schedule(
+        optax.sgd,
+        jnp.zeros(3),
+        jnp.full(8, 0.01),
+        lambda key: inputs[jax.random.randint(key, (8, 4), 0, len(inputs))],
+        loss,
+        lambda weights: loss(weights, inputs),
+        optimizer=optax.adam(0.01),
+        num_iterations=41,
+        key=jax.random.key(1),
+        checkpoint_dir=out / "checkpoints",
+        checkpoint_every=2,
+    )
+    leaves = {str(place): np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(result))}
+    with (out / "result.npz").open("wb") as file:
+        np.savez(file, **leaves)
+
+
+def mnist(out: Path) -> None:
+    """Plain gradient descent, HD and LRS-OPT."""
+    from hyperlr.experiments import mnist, mnist_report
+
+    quick = mnist.PRESETS["quick"]
+    assert quick.lrs is not None
+    settings = quick._replace(
+        step_sizes={name: quick.step_sizes[name][:2] for name in ("constant", "hd")},
+        lrs=quick.lrs._replace(start="hd", num_iterations=6, evaluate_every=1),
+        num_steps=16,
+        batch_size=20,
+        hidden_widths=(16,),
+    )
+    mnist_report.run(settings, None, out, Console(quiet=True))
+
+
+def toy(out: Path) -> None:
+    """The surfaces in the plane, for fewer steps."""
+    from hyperlr.experiments import toy_report
+
+    toy_report.run(out, Console(quiet=True), num_steps=100)
+
+
+def adaptive(out: Path) -> None:
+    """The adaptive optimizers, for fewer steps."""
+    from hyperlr.experiments import adaptive_report
+
+    adaptive_report.run(out, Console(quiet=True), num_steps=120)
+
+
+def curvature(out: Path) -> None:
+    """The measurements of curvature, on a small network."""
+    from hyperlr.experiments import curvature, curvature_report
+
+    settings = curvature.Settings(
+        quadratic_steps=200,
+        network_steps=12,
+        marthe_steps=24,
+        sharpness_every=4,
+        hidden_widths=(8,),
+    )
+    curvature_report.run(None, out, Console(quiet=True), settings)
+
+
+def robustness(out: Path) -> None:
+    """Every method under momentum alone, on a small network."""
+    from hyperlr.experiments import robustness, robustness_report
+
+    robustness.INNER = {"momentum": robustness.INNER["momentum"]}
+    robustness.BETAS = (1e-4,)
+    settings = robustness.Settings(
+        num_seeds=1, num_steps=8, batch_size=20, hidden_widths=(8,), grid=(1e-3, 0.1)
+    )
+    robustness_report.run(settings, None, out, Console(quiet=True))
+
+
+def cifar10(out: Path) -> None:
+    """A fixed schedule, and MARTHE with the search for its step size, on noise."""
+    _cifar("cifar10", "momentum", out)
+
+
+def cifar100(out: Path) -> None:
+    """The same, with a hundred classes and Adam."""
+    _cifar("cifar100", "adam", out)
+
+
+def _cifar(name: str, inner: str, out: Path) -> None:
+    import flax.linen as nn
+    import jax
+
+    from hyperlr.experiments import cifar
+
+    class Small(nn.Module):
+        """Has batch normalization, as the large ones, and hardly any weights."""
+
+        num_classes: int
+        width: int
+
+        @nn.compact
+        def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+            hidden = nn.Dense(self.width)(images[:, ::8, ::8, :].reshape(len(images), -1))
+            return nn.Dense(self.num_classes)(
+                nn.relu(nn.BatchNorm(use_running_average=not train)(hidden))
+            )
+
+    task = cifar.make_task(name, inner)._replace(network=Small)
+    settings = cifar.Settings(
+        num_seeds=2,
+        methods=("staircase", "marthe"),
+        num_epochs=8,
+        steps_per_epoch=3,
+        batch_size=8,
+        width=4,
+        eval_epochs=2,
+        checkpoint_epochs=1,
+        search_steps=6,
+    )
+    data_dir = out.with_name("data")
+    _write_noise(data_dir, task.form)
+    cifar.run(task, settings, data_dir, out, Console(quiet=True), resume=True)
+
+
+def _write_noise(data_dir: Path, form: Any) -> None:
+    """Writes a data set of noise in the binary format."""
+    from hyperlr.experiments import results
+
+    folder = data_dir / form.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for file, num in ((form.train_files[0], 120), (form.test_file, 20)):
+        records = rng.integers(0, 256, (num, form.label_bytes + 3072), dtype=np.uint8)
+        records[:, : form.label_bytes] %= 10
+        with results.atomic_file(folder / file) as handle:
+            handle.write(records.tobytes())
+
+
+TARGETS: dict[str, Callable[[Path], None]] = {
+    target.__name__: target
+    for target in (
+        optimize_schedule,
+        mnist,
+        toy,
+        robustness,
+        adaptive,
+        curvature,
+        cifar10,
+        cifar100,
+    )
+}
+
+
+if __name__ == "__main__":
+    TARGETS[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,336 @@
+"""The guard: what it takes back, what it cuts, and what it leaves alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems.networks import mlp_batches, mlp_loss, mlp_params
+
+import hyperlr
+
+MOMENTUM = functools.partial(optax.sgd, momentum=0.9)
+
+
+def steep(learning_rate):
+    """Momentum in large units, which overflow where the gradients do not."""
+    return optax.chain(optax.scale(1e3), MOMENTUM(learning_rate))
+
+
+BARE = hyperlr.marthe(steep, 1e-5, hyper_learning_rate=1e-10)
+GUARDED = hyperlr.guard(BARE, cut=0.5)
+
+
+def square(w):
+    return jnp.sum(w**2)
+
+
+@functools.cache
+def jitted(tx):
+    """An update whose loss and gradients come from outside, where a test can spoil them."""
+
+    @jax.jit
+    def update(params, state, value, grads, val_grad):
+        updates, state = tx.update(
+            grads, state, params, value=value, value_fn=square, val_grad=val_grad
+        )
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
+def ordinary(params):
+    return square(params), 2 * params, 2 * params
+
+
+# Nothing wrong
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "tx",
+    [
+        hyperlr.hd(MOMENTUM, 0.05, 1e-3),
+        hyperlr.marthe(hyperlr.optimizers.adam, 0.01, meta_learning_rate=1e-6),
+        optax.with_extra_args_support(optax.adam(0.01)),
+    ],
+    ids=["hd", "marthe", "adam"],
+)
+def test_with_nothing_wrong_it_changes_nothing(tx):
+    params, batches = mlp_params(jax.random.key(0)), mlp_batches(jax.random.key(1), 30)
+
+    def run(tx):
+        def step(carry, batch):
+            params, state = carry
+            value_fn = functools.partial(mlp_loss, batch=batch)
+            updates, state = tx.update(jax.grad(value_fn)(params), state, params, value_fn=value_fn)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), batches))(params)
+
+    (_, state), bare = run(tx)
+    (_, guarded_state), guarded = run(hyperlr.guard(tx))
+    for name in ("num_rollbacks", "num_explosions"):
+        assert hyperlr.metrics(guarded_state)[name] == 0
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), bare, guarded)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-15),
+        state,
+        guarded_state.inner_state,
+    )
+
+
+# One fault
+
+
+def spoiled(fault, value, grads, val_grad):
+    nan = np.float32(np.nan)
+    return {
+        "loss NaN": (nan, grads, val_grad),
+        "loss infinite": (np.float32(np.inf), grads, val_grad),
+        "loss exploded": (np.float32(1e3), grads, val_grad),
+        "gradient NaN": (value, grads.at[1].set(nan), val_grad),
+        "validation gradient NaN": (value, grads, val_grad.at[0].set(nan)),
+        "update overflows": (value, grads * 1e37, val_grad),
+    }[fault]
+
+
+# At the others, the parameters of the step before are as good as they were.
+OF_THE_STEP = ("validation gradient NaN", "update overflows")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["loss NaN", "loss infinite", "loss exploded", "gradient NaN", *OF_THE_STEP],
+)
+def test_a_fault_is_taken_back(fault):
+    tx = GUARDED
+    update = jitted(tx)
+    params = jnp.array([1.0, -2.0, 3.0])
+    history = [(params, tx.init(params))]
+    for _ in range(6):
+        history.append(update(*history[-1], *ordinary(history[-1][0])))
+    params, state = history[-1]
+    good_params, good = history[-1] if fault in OF_THE_STEP else history[-2]
+    after, new = update(params, state, *spoiled(fault, *ordinary(params)))
+    if fault == "loss exploded":  # it waits for a second one
+        np.testing.assert_array_equal(after, params)
+        assert hyperlr.metrics(new)["num_rollbacks"] == 0
+        after, new = update(after, new, *spoiled(fault, *ordinary(after)))
+    if fault not in OF_THE_STEP:
+        after, new = update(after, new, *ordinary(after))  # completes the way
+    np.testing.assert_array_equal(after, good_params)
+    metrics, before = hyperlr.metrics(new), hyperlr.metrics(good)
+    assert metrics["num_rollbacks"] == 1
+    assert metrics["num_explosions"] == (fault == "loss exploded")
+    for name in ("learning_rate", "hyper_learning_rate"):
+        assert metrics[name] == np.float32(0.5) * before[name] > 0
+    for name in ("discount", "horizon", "hypergradient"):
+        assert metrics[name] == 0
+        assert before[name] != 0
+    online = new.inner_state
+    assert online.step_count == 0
+    assert not any(np.any(x) for x in jax.tree.leaves((online.tangent, online.direct)))
+    # The momentum of the good parameters.
+    jax.tree.map(np.testing.assert_array_equal, online.inner_state, good.inner_state.inner_state)
+    # And it goes on from there like a fresh start with these rates.
+    fresh = hyperlr.marthe(
+        steep, metrics["learning_rate"], hyper_learning_rate=metrics["hyper_learning_rate"]
+    )
+    expected = fresh.init(params)._replace(inner_state=online.inner_state)
+    w = after
+    for _ in range(4):
+        after, new = update(after, new, *ordinary(after))
+        w, expected = jitted(BARE)(w, expected, *ordinary(w))  # the rates are in the state
+        np.testing.assert_allclose(after, w, rtol=1e-6)
+    assert hyperlr.metrics(new)["num_rollbacks"] == 1
+
+
+def test_a_tangent_that_is_not_finite_is_a_fault():
+    """Nothing else shows it: loss, gradients and update are as they should be."""
+    tx = hyperlr.guard(hyperlr.rtho(optax.sgd, 0.1, 1e-3))
+    params = jnp.array([1.0, 2.0])
+    params, state = jitted(tx)(params, tx.init(params), *ordinary(params))
+    value, grads, _ = ordinary(params)
+    no_hessian = lambda w: jnp.nan * square(w)
+    updates, state = tx.update(grads, state, params, value=value, value_fn=no_hessian)
+    np.testing.assert_array_equal(updates, 0)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_an_outlier_among_the_minibatches_is_passed_over():
+    tx = hyperlr.guard(hyperlr.marthe(MOMENTUM, 0.01, hyper_learning_rate=1e-4))
+    update = jitted(tx)
+    params = jnp.array([1.0, 2.0])
+    state = tx.init(params)
+    for _ in range(5):
+        params, state = update(params, state, *ordinary(params))
+    waited, waiting = update(params, state, jnp.float32(1e3), params, params)
+    expected, expected_state = update(params, state, *ordinary(params))
+    found, found_state = update(waited, waiting, *ordinary(waited))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (found, found_state.inner_state),
+        (expected, expected_state.inner_state),
+    )
+    # It is remembered as noise.
+    assert found_state.losses.noise > 1.2 * expected_state.losses.noise
+    # Which is no reason to wait for what is not finite.
+    _, state = update(waited, waiting, jnp.nan, params, params)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+    assert hyperlr.metrics(state)["num_explosions"] == 0
+
+
+def test_what_was_learned_and_is_lost_comes_back():
+    """Parameters that are stuck above the first loss, at less than would be an explosion."""
+    tx = hyperlr.guard(optax.sgd(0.1))
+    update = jitted(tx)
+    params = jnp.array([1.0])
+    state = tx.init(params)
+    for loss in np.linspace(1.0, 0.2, 20):
+        good = params
+        params, state = update(params, state, jnp.float32(loss), -jnp.ones(1), params)
+    num_steps = 0
+    while hyperlr.metrics(state)["num_explosions"] == 0:
+        params, state = update(params, state, jnp.float32(1.1), -jnp.ones(1), params)
+        num_steps += 1
+        assert num_steps < 40
+    assert num_steps > 5
+    params, state = update(params, state, jnp.float32(0.2), -jnp.ones(1), params)
+    np.testing.assert_array_equal(params, good)
+    # To go on at a higher loss, but one below the first, is to have learned less.
+    for loss in [0.2] * 20 + [0.6] * 60:
+        params, state = update(params, state, jnp.float32(loss), -jnp.ones(1), params)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+
+
+def test_again_is_cut_again():
+    tx = hyperlr.guard(hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-2), cut=0.1)
+    update = jitted(tx)
+    params = jnp.array([1.0, 2.0])
+    state = tx.init(params)
+    for count in (1, 2, 3):
+        params, state = update(params, state, jnp.nan, params, params)
+        np.testing.assert_allclose(hyperlr.metrics(state)["learning_rate"], 0.1 * 0.1**count, 1e-5)
+        kappa = state.inner_state.hyper_state.meta_learning_rate["learning_rate"]
+        np.testing.assert_allclose(kappa, 1e-2 * 0.1**count, 1e-5)
+        assert hyperlr.metrics(state)["num_rollbacks"] == count
+        params, state = update(params, state, *ordinary(params))  # completes the way
+
+
+@pytest.mark.parametrize("size", [1e3, 1e20, 3e37])
+def test_it_comes_back_to_the_very_bits(size):
+    good = jax.random.normal(jax.random.key(0), (50,)) * jnp.logspace(-6, 2, 50)
+    tx = hyperlr.guard(optax.sgd(0.0))
+    update = jitted(tx)
+    _, state = update(good, tx.init(good), *ordinary(good))
+    away = good + size * jax.random.normal(jax.random.key(1), (50,)).clip(-3, 3)
+    back, state = update(away, state, jnp.nan, good, good)
+    assert not np.array_equal(back, good) or size == 1e3
+    back, state = update(back, state, jnp.nan, good, good)
+    np.testing.assert_array_equal(back, good)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+
+
+def test_a_learning_rate_that_is_cut_stays_within_bounds():
+    tx = hyperlr.guard(
+        hyperlr.online(
+            optax.sgd,
+            {"learning_rate": 0.1, "momentum": 0.9},
+            hyper_optimizer=optax.sgd(1e-3),
+            bounds={"learning_rate": (0.05, 1.0)},
+        )
+    )
+    update = jitted(tx)
+    params = jnp.ones(2)
+    _, state = update(params, tx.init(params), jnp.nan, params, params)
+    assert hyperlr.metrics(state)["momentum"] == np.float32(0.9)
+    moved, state = update(params, state, *ordinary(params))
+    moved, state = update(params, state, *ordinary(params))
+    assert hyperlr.metrics(state)["learning_rate"] == np.float32(0.05)
+    np.testing.assert_allclose(moved, 1 - 0.05 * 2, rtol=1e-6)
+
+
+def test_an_infinity_that_a_state_begins_with_is_no_fault():
+    plateau = optax.contrib.reduce_on_plateau()
+    tx = hyperlr.guard(optax.chain(optax.sgd(0.1), plateau))
+    params = jnp.ones(2)
+    state = tx.init(params)
+    assert any(np.isinf(x).any() for x in jax.tree.leaves(state.inner_state))
+    for _ in range(3):
+        params, state = jitted(tx)(params, state, *ordinary(params))
+    assert state.num_rollbacks == 0
+    np.testing.assert_allclose(params, 0.8**3, rtol=1e-6)
+
+
+# Lanes, and losses it is not given
+
+
+def test_the_fault_of_one_lane_is_no_other_lanes():
+    tx = hyperlr.guard(hyperlr.marthe(optax.sgd, 0.02, meta_learning_rate=1e-9))
+
+    def run(w, spoil):
+        def step(carry, t):
+            w, state = carry
+            value, grads, val_grad = ordinary(w)
+            value = jnp.where(spoil & (t % 7 == 3), jnp.nan, value)
+            updates, state = tx.update(
+                grads, state, w, value=value, value_fn=square, val_grad=val_grad
+            )
+            return (optax.apply_updates(w, updates), state), None
+
+        return jax.lax.scan(step, (w, tx.init(w)), jnp.arange(20))[0]
+
+    lanes = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    together = jax.jit(jax.vmap(run))
+    calm = together(lanes, jnp.zeros(3, bool))
+    one = together(lanes, jnp.array([False, True, False]))
+    for lane in (0, 2):
+        jax.tree.map(
+            lambda x, y, lane=lane: np.testing.assert_array_equal(x[lane], y[lane]), calm, one
+        )
+    np.testing.assert_array_equal(hyperlr.metrics(one[1])["num_rollbacks"], [0, 3, 0])
+    assert np.all(np.isfinite(one[0]))
+
+
+def test_without_a_loss_only_what_is_not_finite_is_seen():
+    tx = hyperlr.guard(hyperlr.hd(optax.sgd, 0.1, 1e-3))
+    params = jnp.ones(2)
+    state = tx.init(params)
+    updates, state = tx.update(1e6 * params, state, params)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 0
+    updates, state = tx.update(jnp.nan * params, state, params)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+    np.testing.assert_array_equal(updates, 0)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"tx": optax.sgd}, TypeError, "tx must be an optax transformation"),
+        ({"explosion": 1.0}, ValueError, "explosion must be above 1"),
+        ({"explosion": 0.5}, ValueError, "explosion must lie in"),
+        ({"explosion": "3"}, TypeError, "explosion must be a float"),
+        ({"cut": 0.0}, ValueError, "cut must be above 0"),
+        ({"cut": 1.5}, ValueError, "cut must lie in"),
+    ],
+)
+def test_bad_arguments_are_clear_errors(arguments, error, message):
+    with pytest.raises(error, match=message):
+        hyperlr.guard(**{"tx": optax.sgd(0.1), **arguments})
+
+
+def test_a_loss_that_is_no_scalar_is_an_error():
+    tx = hyperlr.guard(optax.sgd(0.1))
+    w = jnp.ones(2)
+    with pytest.raises(TypeError, match="value must return a scalar"):
+        tx.update(w, tx.init(w), w, value=w)
+    with pytest.raises(TypeError, match="value_fn must return a scalar"):
+        tx.update(w, tx.init(w), w, value_fn=lambda w: w)

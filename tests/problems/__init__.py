@@ -1,0 +1,1 @@
+"""What the tests share: small problems with known answers, and processes that they start."""
