@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks, _inner_step, _trees
-from hyperlr._inner_step import Hyperparams
+from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._trees import Tree
 
 CHECKPOINTING = ("none", "chunk")
@@ -147,10 +147,8 @@ def _training_step(
         return value
 
     value, grads = jax.value_and_grad(value_fn)(params)
-    extra_args = {"value": value, "grad": grads, "value_fn": value_fn}
-    updates, inner_state = _inner_step.inner_step(
-        inner, extra_args, hyperparams, grads, inner_state, params
-    )
+    given = Inputs(grads, inner_state, params, {"value": value, "grad": grads})
+    updates, inner_state = _inner_step.inner_step(inner, {"value_fn": value_fn}, hyperparams, given)
     return (optax.apply_updates(params, updates), inner_state), value
 
 
