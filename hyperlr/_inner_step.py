@@ -48,12 +48,12 @@ def inner_step(
     grads, inner_state, params, extra = inputs
     transformation = inner(**hyperparams)
     current = _with_injected(inner, hyperparams, inner_state, params)
-    taken = _taken(transformation.update, {**extra_args, **extra})
-    updates, new_state = transformation.update(grads, current, params, **taken)
+    accepted = accepted_args(transformation.update, {**extra_args, **extra})
+    updates, new_state = transformation.update(grads, current, params, **accepted)
     return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
 
 
-def _taken(update: Callable[..., Any], extra_args: dict[str, Any]) -> dict[str, Any]:
+def accepted_args(update: Callable[..., Any], extra_args: dict[str, Any]) -> dict[str, Any]:
     """The extra arguments that the signature of ``update`` has a place for."""
     parameters = inspect.signature(update).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
