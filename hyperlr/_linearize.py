@@ -137,16 +137,17 @@ def value_and_grad(
         averaged = any(method.average is not None for method in methods)
 
         def with_derivatives() -> tuple[Tree, Any, Any, Tree]:
-            linearized = _along(gradient_on(part), params, methods)
-            grads, result, products = linearized
-            if of_loss:
-                products = _with_mixed(products, methods, loss_on(part), params, of_loss)
-            objective = None if share == 1.0 else grads
-            if share != 1.0:
-                grads, result = gradient_on(batch)(params)
+            objective, at = None, params
             if averaged or val_batch is not None:
                 on = part if val_batch is None else val_batch
                 objective, _ = gradient_on(on)(eval_params(state, params))
+                at = _after(objective, params)
+            grads, result, products = _along(gradient_on(part), at, methods)
+            if of_loss:
+                products = _with_mixed(products, methods, loss_on(part), at, of_loss)
+            if share != 1.0:
+                objective = grads if objective is None else objective
+                grads, result = gradient_on(batch)(_after((grads, products), params))
             return grads, result, products, objective
 
         grads, result, products, objective = _when_due(
@@ -222,7 +223,11 @@ def linearize_grad(
         return result if has_aux else (result, None)
 
     def with_derivatives() -> tuple[Tree, Any, Any, Tree]:
-        grads, aux, products = _along(lambda w: gradient(w, *given), params, methods)
+        objective, at = None, params
+        if any(method.average is not None for method in methods):
+            objective, _ = gradient(eval_params(state, params), *given)
+            at = _after(objective, params)
+        grads, aux, products = _along(lambda w: gradient(w, *given), at, methods)
         if of_loss:
 
             def mixed(name: str) -> Tree:
@@ -235,9 +240,6 @@ def linearize_grad(
                 )
                 for p, m in zip(products, methods, strict=True)
             ]
-        objective = None
-        if any(method.average is not None for method in methods):
-            objective, _ = gradient(eval_params(state, params), *given)
         return grads, aux, products, objective
 
     grads, aux, products, objective = _when_due(
@@ -332,6 +334,14 @@ def _when_due(
         return *without(), *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unused)
 
     return jax.lax.cond(functools.reduce(jnp.logical_or, dues), with_derivatives, plain)
+
+
+def _after(first: Tree, params: Tree) -> Tree:
+    """``params``, for what is to be computed after ``first``.
+
+    Left alone, XLA takes two gradients side by side, and needs the memory of both.
+    """
+    return jax.lax.optimization_barrier((params, first))[0]
 
 
 def _along(
