@@ -63,12 +63,10 @@ def auto(
       >>> state = tx.init(params)
       >>> @jax.jit
       ... def step(params, state):
-      ...     value, grads, extra = hyperlr.value_and_grad(loss_fn, share=0.5)(
-      ...         params, batch, state=state
-      ...     )
+      ...     value, grads, extra = hyperlr.value_and_grad(loss_fn)(params, batch, state=state)
       ...     updates, state = tx.update(grads, state, params, **extra)
       ...     return optax.apply_updates(params, updates), state
-      >>> for _ in range(100):
+      >>> for _ in range(200):
       ...     params, state = step(params, state)
       >>> bool(abs(hyperlr.eval_params(state, params) - 1.0) < 0.1)
       True

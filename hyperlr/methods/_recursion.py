@@ -23,6 +23,10 @@ from hyperlr.methods._scheduled import schedule_weight
 from hyperlr.search import first_rate
 
 
+# With one gradient, so that a momentum is up to speed, and what curves has room to.
+_STEPS_OF_FIRST_RATE = 10
+
+
 class Method(NamedTuple):
     """The arguments of :func:`hyperlr.online`, checked."""
 
@@ -62,8 +66,16 @@ def begin(
 
     def loss_after(rate: jax.Array) -> jax.Array:
         hyperparams = state.hyperparams | {"learning_rate": rate.astype(factor.dtype)}
-        updates, _ = step(_of_inner(method, hyperparams), inputs)
-        return loss(optax.apply_updates(inputs.params, updates)).astype(factor.dtype)
+
+        def again(carry: tuple[Tree, Tree], _: None) -> tuple[tuple[Tree, Tree], None]:
+            params, inner_state = carry
+            moved = inputs._replace(params=params, inner_state=inner_state)
+            updates, inner_state = step(_of_inner(method, hyperparams), moved)
+            return (optax.apply_updates(params, updates), inner_state), None
+
+        carry = (inputs.params, inputs.inner_state)
+        (params, _), _ = jax.lax.scan(again, carry, length=_STEPS_OF_FIRST_RATE)
+        return loss(params).astype(factor.dtype)
 
     found = jax.lax.cond(
         state.awaits_rate,

@@ -14,25 +14,23 @@ def first_rate(
     loss: jax.Array,
     *,
     enough: float = 0.1,
-    fraction: float = 0.1,
 ) -> jax.Array:
     r"""A safe learning rate to begin with, which a method that learns it can start from.
 
     Of a ladder of rates from 1e-8 to 1e2 in quarters of a decade, with f(η) the fall of the loss in
-    one step from the first parameters with the rate η::
+    a few steps from the first parameters with the rate η and their first gradient::
 
-        η_0 = fraction · min{η : f(η) ≥ enough · max f}
+        η_0 = min{η : f(η) ≥ enough · max f}
 
-    The rate of the largest fall itself is no good choice: one step says nothing of the curvature
-    that the later ones meet, and differs by a factor of ten between seeds. The smallest rate with a
-    tenth of that fall does not; a tenth of it again leaves room, and growing is quick.
+    The rate of the largest fall itself is no good choice: it says nothing of the curvature that the
+    later steps meet, and differs by a factor of ten between seeds. The smallest rate with a tenth
+    of that fall does not, and leaves room: growing is quick.
 
     Args:
-      loss_after: the loss after a step with a rate, on the same minibatch; evaluated for one rate
-        after the other, in a loop inside the compiled program.
+      loss_after: the loss after the steps with a rate, on the same minibatch; evaluated for one
+        rate after the other, in a loop inside the compiled program.
       loss: the loss before it.
       enough: the part of the largest fall that is enough, in (0, 1]; default a tenth.
-      fraction: the part of the rate found that is returned, > 0; default a tenth.
 
     Returns:
       η_0, a scalar of the dtype of ``loss``; where no rate lowers the loss, the smallest one.
@@ -43,11 +41,11 @@ def first_rate(
       >>> from hyperlr.search import first_rate
       >>> loss = lambda w: w**2  # a step with the rate η leads from 1 to 1 - 2 η
       >>> print(f"{first_rate(lambda rate: loss(1 - 2 * rate), loss(1.0)):.4f}")
-      0.0032
+      0.0316
     """
     rates = 10.0 ** jnp.array(_EXPONENTS, jnp.result_type(loss))
     falls = loss - jax.lax.map(loss_after, rates)
     falls = jnp.where(jnp.isfinite(falls), falls, -jnp.inf)
     is_enough = (falls >= enough * jnp.max(falls)) & (falls > 0)
     # The first that is; argmax of all False is 0, the smallest rate.
-    return fraction * rates[jnp.argmax(is_enough)]
+    return rates[jnp.argmax(is_enough)]

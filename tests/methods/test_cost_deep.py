@@ -14,7 +14,7 @@ from problems import transformer
 
 import hyperlr
 
-LAYERS, WIDTH, LENGTH, BATCH = 4, 64, 64, 32
+LAYERS, WIDTH, LENGTH, BATCH = 4, 64, 64, 64
 ADAMW = functools.partial(optax.adamw, weight_decay=1e-2, eps_root=1e-12)
 FORMS = {
     "unrolled": {},
