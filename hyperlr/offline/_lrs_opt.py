@@ -1,12 +1,11 @@
 """The rule of LRS-OPT: gradient descent on the schedule, projected on η ≥ 0."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks
+from hyperlr.offline._schedule import project
 
 
 def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
@@ -65,13 +64,3 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
         return jax.tree.map(jnp.subtract, projected, params), state
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def project(schedule: optax.Params) -> optax.Params:
-    """The schedule with learning rates max(η, 0): all of it, or the entry of a dict so named."""
-
-    def projected(path: tuple[Any, ...], values: jax.Array) -> jax.Array:
-        name = getattr(path[0], "key", "learning_rate") if path else "learning_rate"
-        return jnp.maximum(values, 0) if name == "learning_rate" else values
-
-    return jax.tree_util.tree_map_with_path(projected, schedule)

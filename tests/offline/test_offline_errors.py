@@ -17,6 +17,12 @@ import hyperlr
     ("schedule", "error", "message"),
     [
         ([0.1, 0.2], TypeError, r"schedule must be a floating-point array, got \[0.1, 0.2\]"),
+        (
+            optax.cosine_decay_schedule(0.1, 3),
+            TypeError,
+            r"schedule must be an array, got a function .* jax.vmap\(schedule\)\(jnp.arange\(T\)\)",
+        ),
+        ({"momentum": lambda step: 0.9}, TypeError, r"schedule\['momentum'\] must be an array"),
         (jnp.arange(3), TypeError, "schedule must be a floating-point array"),
         (jnp.ones(()), ValueError, r"schedule must have shape \[T\] with T ≥ 1, got \(\)"),
         (jnp.ones(0), ValueError, r"schedule must have shape \[T\] with T ≥ 1, got \(0,\)"),
@@ -79,7 +85,7 @@ def test_other_arguments_that_cannot_be_used(tmp_path):
         hyperlr.lrs_opt(0.1).update(schedule, optax.EmptyState())
     with pytest.raises(TypeError, match="optimizer must be an optax transformation"):
         run(optimizer=optax.sgd)
-    with pytest.raises(TypeError, match="num_iterations must be a Python integer"):
+    with pytest.raises(TypeError, match=r"num_iterations must be an integer, got 2\.0"):
         run(num_iterations=2.0)
     with pytest.raises(ValueError, match="num_iterations must be at least 0"):
         run(num_iterations=-1)
@@ -91,6 +97,6 @@ def test_other_arguments_that_cannot_be_used(tmp_path):
 
 def test_no_iterations_leave_the_schedule():
     for callback in (None, print):
-        result = run(callback, num_iterations=0)
+        result = run(callback, num_iterations=np.int64(0))
         np.testing.assert_array_equal(result.schedule, toy().schedule)
         assert result.values.shape == result.hypergradient_norms.shape == (0,)
