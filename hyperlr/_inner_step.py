@@ -42,8 +42,10 @@ def inner_step(
     params: Tree,
 ) -> tuple[Tree, Tree]:
     """The update u in the dtypes of ``grads``, and s′ in the dtypes of ``inner_state``."""
-    transformation = optax.with_extra_args_support(inner(**hyperparams))
-    updates, new_state = transformation.update(grads, inner_state, params, **extra_args)
+    # Hyperparameters of float32 meet parameters of any dtype: our mixture, not the user's.
+    with jax.numpy_dtype_promotion("standard"):
+        transformation = optax.with_extra_args_support(inner(**hyperparams))
+        updates, new_state = transformation.update(grads, inner_state, params, **extra_args)
     return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
 
 

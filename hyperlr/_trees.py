@@ -51,4 +51,7 @@ def without_float0(grads: Tree, params: Tree) -> Tree:
 
 def accumulation_dtype(tree: Tree) -> jnp.dtype:
     """The widest floating-point dtype in ``tree``, and at least float32."""
-    return jnp.result_type(jnp.float32, *jax.tree.leaves(floats_of(tree)))
+    # Of dtypes, since a weakly typed leaf (jnp.full makes one) would give way to float32.
+    dtypes = map(jnp.result_type, jax.tree.leaves(floats_of(tree)))
+    with jax.numpy_dtype_promotion("standard"):  # the strict one knows no wider of two dtypes
+        return jnp.result_type(jnp.float32, *dtypes)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hyperlr import _files
 from hyperlr.offline._outer_step import OuterRecord
@@ -91,14 +90,15 @@ def _iterate(
 
 def _on_host(records: OuterRecord, evaluated: Any) -> OuterRecord:
     """The only one of ``records`` in Python's numbers, brought over at once, and its schedule."""
-    numbers = jax.device_get(records._replace(schedule=None))
+    numbers = jax.device_get(records._replace(schedule={}))
     record = jax.tree.map(lambda x: x.item(), numbers)
     return record._replace(schedule=evaluated)
 
 
 def _is_true(answer: Any) -> bool:
     """Whether it is a ``True`` of Python, NumPy or JAX; a number, as ``write`` returns, is not."""
-    return np.asarray(answer).dtype == np.bool_ and bool(answer)
+    is_bool = isinstance(answer, bool) or getattr(answer, "dtype", None) == jnp.bool_
+    return is_bool and bool(answer)
 
 
 def _arrays(history: History) -> History:

@@ -25,7 +25,7 @@ class OptimizedSchedule(NamedTuple):
       schedule: the best of the schedules that were evaluated, that of the least of ``values``; like
         the schedule that was passed, and that one itself where no value is finite. What the last
         step made of its schedule, which has not been evaluated, is ``state.schedule``.
-      value: the least of ``values``, shape (); ∞ where none is finite.
+      value: the least of ``values``, shape (); the largest finite number where none is finite.
       values: E(w_T), one for each iteration, shape [N], in JAX's default float dtype; each before
         the step, on the minibatches of the iteration.
       hypergradient_norms: ‖∇f(η)‖, one for each iteration, like ``values``.

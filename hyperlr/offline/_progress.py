@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hyperlr.offline._outer_step import OuterRecord, OuterState
 from hyperlr.offline._schedule import Schedule
@@ -16,7 +15,8 @@ class Progress(NamedTuple):
     Attributes:
       state: what the next outer iteration starts from.
       best_schedule: of the schedules evaluated so far the one with the least E, or the first.
-      best_value: its E, in JAX's default float dtype, shape (); ∞ before the first finite one.
+      best_value: its E, in JAX's default float dtype, shape (); the largest
+        finite number before there is one.
     """
 
     state: OuterState
@@ -33,9 +33,10 @@ class History(NamedTuple):
 
 def begin(state: OuterState) -> Progress:
     """Nothing has been evaluated yet."""
-    # Of NumPy, since an ∞ that is computed, be it as a constant, would stop jax_debug_infs.
-    infinity = np.asarray(np.inf, jnp.result_type(float))
-    return Progress(state=state, best_schedule=state.schedule, best_value=infinity)
+    dtype = jnp.result_type(float)
+    # Not ∞, at which jax_debug_infs would stop.
+    largest = jnp.full((), jnp.finfo(dtype).max, dtype)
+    return Progress(state=state, best_schedule=state.schedule, best_value=largest)
 
 
 def with_record(progress: Progress, state: OuterState, record: OuterRecord) -> Progress:
