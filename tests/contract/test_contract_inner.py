@@ -22,6 +22,7 @@ FACTORIES = {
     "adam": optimizers.adam,
     "adam_max": optimizers.adam_max,
     "adamax": optimizers.adamax,
+    "adamw": optimizers.adamw,
     "nadam": optimizers.nadam,
     "rmsprop": optimizers.rmsprop,
 }
