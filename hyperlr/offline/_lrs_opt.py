@@ -19,14 +19,14 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
     entry ``"learning_rate"`` alone is projected.
 
     Args:
-      hyper_learning_rate: β ≥ 0, a float; maybe traced.
+      hyper_learning_rate: β ≥ 0, a number; maybe traced.
 
     Returns:
       A transformation on the schedule, an array [T] or a dict of arrays [T]; its
       ``update(hypergradient, state, schedule)`` needs the schedule. Supports ``vmap``.
 
     Raises:
-      TypeError: ``hyper_learning_rate`` is not a float scalar.
+      TypeError: ``hyper_learning_rate`` is not a scalar number.
       ValueError: a static ``hyper_learning_rate`` is negative; in ``update``, a missing schedule.
 
     Example:
@@ -41,6 +41,14 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
       [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
       and Section 5 (Donini et al., 2020).
     """
+    if callable(hyper_learning_rate):
+        raise TypeError(
+            f"hyper_learning_rate must be a number, got {hyper_learning_rate!r}: for a step size "
+            "that changes from one outer iteration to the next take optax.sgd(schedule); "
+            "optimize_schedule projects on η ≥ 0 whatever its optimizer is"
+        )
+    if isinstance(hyper_learning_rate, int) and not isinstance(hyper_learning_rate, bool):
+        hyper_learning_rate = float(hyper_learning_rate)
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
 
     def init_fn(params: optax.Params) -> optax.EmptyState:

@@ -77,8 +77,14 @@ def test_other_arguments_that_cannot_be_used(tmp_path):
         hypergradient(objective, mode="backward")
     with pytest.raises(TypeError, match="objective_fn must return a scalar"):
         hypergradient(lambda w: w)
-    with pytest.raises(TypeError, match="hyper_learning_rate must be a float"):
-        hyperlr.lrs_opt(1)
+    with pytest.raises(
+        TypeError, match=r"hyper_learning_rate must be .* take optax\.sgd\(schedule"
+    ):
+        hyperlr.lrs_opt(optax.constant_schedule(0.1))
+    with pytest.raises(TypeError, match="hyper_learning_rate must be a"):
+        hyperlr.lrs_opt("0.1")
+    with pytest.raises(TypeError, match="hyper_learning_rate must be a"):
+        hyperlr.lrs_opt(True)
     with pytest.raises(ValueError, match="hyper_learning_rate must lie in"):
         hyperlr.lrs_opt(-1.0)
     with pytest.raises(ValueError, match="params is missing"):
