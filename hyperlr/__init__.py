@@ -1,7 +1,21 @@
 """hyperlr: learning rates learned by hypergradients, as optax transformations."""
 
 from hyperlr import curvature, offline, optimizers, schedules
-from hyperlr.methods import GuardState, OnlineState, guard, hd, marthe, metrics, online, rtho
+from hyperlr.methods import (
+    GuardState,
+    OnlineState,
+    eval_params,
+    guard,
+    hd,
+    linearize_grad,
+    marthe,
+    metrics,
+    online,
+    per_group,
+    rtho,
+    scheduled,
+    value_and_grad,
+)
 from hyperlr.offline import lrs_opt, optimize_schedule, schedule_hypergradient, unroll
 from hyperlr.rules import (
     AdaptiveSgdState,
@@ -22,10 +36,12 @@ __all__ = [
     "OnlineState",
     "adaptive_sgd",
     "curvature",
+    "eval_params",
     "exponentiated_gradient",
     "find_step_size",
     "guard",
     "hd",
+    "linearize_grad",
     "lrs_opt",
     "marthe",
     "metrics",
@@ -33,8 +49,11 @@ __all__ = [
     "online",
     "optimize_schedule",
     "optimizers",
+    "per_group",
     "rtho",
     "schedule_hypergradient",
+    "scheduled",
     "schedules",
     "unroll",
+    "value_and_grad",
 ]

@@ -23,15 +23,39 @@ def is_zero(value: Any) -> bool:
 def check_float_scalar(
     name: str, value: Any, lower: float = -math.inf, upper: float = math.inf
 ) -> None:
-    """Raises unless ``value`` is a float scalar, and if not traced, within [lower, upper]."""
-    remedy = f"pass a Python float or a floating-point array of shape (), for example {name}=0.01"
-    is_number = isinstance(value, float) or hasattr(value, "dtype")
-    if not is_number or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(f"{name} must be a float scalar, got {value!r}: {remedy}")
+    """Raises unless ``value`` is one real number, and if not traced, within [lower, upper]."""
+    remedy = f"pass a number or a floating-point array of shape (), for example {name}=0.01"
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number, got the function {value!r}. For a schedule, pass "
+            "hyperlr.scheduled(inner, schedule) for inner, and a factor of the schedule, such as "
+            f"{name}=1.0, is learned; or leave it to inner: lambda {name}: optax.chain(...)"
+        )
+    is_number = isinstance(value, int | float) or hasattr(value, "dtype")
+    is_number = is_number and not isinstance(value, bool)
+    is_real = is_number and jnp.issubdtype(jnp.result_type(value), jnp.number)
+    if not is_real or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+        raise TypeError(f"{name} must be a real scalar, got {value!r}: {remedy}")
     if jnp.shape(value) != ():
         raise TypeError(f"{name} must be a scalar, got shape {jnp.shape(value)}: {remedy}")
     if not is_traced(value) and not lower <= float(value) <= upper:
         raise ValueError(f"{name} must lie in [{lower}, {upper}], got {float(value)}")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number in (0, 1] that is known while the program is built."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a Python number in (0, 1], got {value!r}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {value}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a Python integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a Python integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def check_transformation(name: str, value: Any) -> None:
@@ -46,9 +70,12 @@ def required_value_fn(value_fn: Callable[..., Any] | None) -> Callable[..., Any]
     """``value_fn``, or an error where it is missing."""
     if not callable(value_fn):
         raise ValueError(
-            "value_fn is missing: call update(grads, state, params, value_fn=loss), where "
-            "loss(params) is the scalar loss on the minibatch that grads were computed on; "
-            f"got {value_fn!r}"
+            "value_fn is missing: call update(grads, state, params, **extra) with what "
+            "hyperlr.value_and_grad returned, or update(..., value_fn=loss), where "
+            "loss(params) is the scalar loss on the minibatch that grads were computed on. If you "
+            "did, a wrapper around the method does not hand extra arguments on (optax.lookahead "
+            "and a few others do not): put it inside, into the factory inner, or use hyperlr.hd "
+            f"there, which needs none; got {value_fn!r}"
         )
     return value_fn
 

@@ -2,12 +2,14 @@
 
 One step of training maps (w, s, η) to Φ(w, s, η) = (w + u, s′), where u and s′ come from the inner
 optimizer's ``update``. Its derivatives are A = ∂Φ/∂(w, s), of which only products with tangents are
-ever formed, and B = ∂Φ/∂η, one tangent for each hyperparameter ([P] Eq. 3).
+ever formed, and B = ∂Φ/∂η, one tangent for each hyperparameter (Donini et al., 2020, Eq. 3).
 
 Only floating-point leaves have derivatives. Everything here that stands for a derivative has
-``None`` in place of the other leaves (step counts, random keys).
+``None`` in place of the other leaves (step counts, random keys), and of those that no
+hyperparameter can move.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,38 +17,135 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _trees
+from hyperlr import _dependence, _trees
+from hyperlr._state import Tangent
 from hyperlr._trees import Tree
 
 Hyperparams = dict[str, jax.Array]
+Inner = Callable[..., optax.GradientTransformation]
 
 
-class Tangent(NamedTuple):
-    """Derivative of parameters and optimizer state with respect to one hyperparameter.
+class Inputs(NamedTuple):
+    """What the inner step is a function of, beside the hyperparameters; or tangents of it.
 
     Attributes:
-      params: like the parameters, in their shapes and dtypes.
-      inner_state: like the inner optimizer's state; ``None`` where only ``params`` is needed.
+      grads: the gradients.
+      inner_state: s.
+      params: w.
+      extra: the extra arguments that have a derivative, by name: ``value``, the loss, and ``grad``.
     """
 
-    params: Tree
+    grads: Tree
     inner_state: Tree
+    params: Tree
+    extra: dict[str, Tree]
 
 
 def inner_step(
-    inner: Callable[..., optax.GradientTransformation],
-    extra_args: Mapping[str, Any],
-    hyperparams: Hyperparams,
-    grads: Tree,
-    inner_state: Tree,
-    params: Tree,
+    inner: Inner, extra_args: Mapping[str, Any], hyperparams: Hyperparams, inputs: Inputs
 ) -> tuple[Tree, Tree]:
-    """The update u in the dtypes of ``grads``, and s′ in the dtypes of ``inner_state``."""
-    # Hyperparameters of float32 meet parameters of any dtype: our mixture, not the user's.
-    with jax.numpy_dtype_promotion("standard"):
-        transformation = optax.with_extra_args_support(inner(**hyperparams))
-        updates, new_state = transformation.update(grads, inner_state, params, **extra_args)
+    """The update u in the dtypes of the gradients, and s′ in the dtypes of s."""
+    grads, inner_state, params, extra = inputs
+    transformation = inner(**hyperparams)
+    current = _with_injected(inner, hyperparams, inner_state, params)
+    accepted = accepted_args(transformation.update, {**extra_args, **extra})
+    updates, new_state = transformation.update(grads, current, params, **accepted)
     return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
+
+
+def accepted_args(update: Callable[..., Any], extra_args: dict[str, Any]) -> dict[str, Any]:
+    """The extra arguments that the signature of ``update`` has a place for."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return extra_args
+    return {name: value for name, value in extra_args.items() if name in parameters}
+
+
+_INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
+
+
+def _with_injected(inner: Inner, hyperparams: Hyperparams, inner_state: Tree, params: Tree) -> Tree:
+    """``inner_state`` with what ``optax.inject_hyperparams`` keeps in it at its current value.
+
+    That wrapper reads its hyperparameters from its state, where they are as they were at ``init``.
+    """
+
+    def is_injected(node: Any) -> bool:
+        return isinstance(node, _INJECTED)
+
+    def injected(hyperparams: Hyperparams) -> list[Tree]:
+        leaves = jax.tree.leaves(inner(**hyperparams).init(params), is_leaf=is_injected)
+        return [_trees.floats_of(node.hyperparams) for node in leaves if is_injected(node)]
+
+    if not any(map(is_injected, jax.tree.leaves(inner_state, is_leaf=is_injected))):
+        return inner_state
+    values, structure = jax.tree.flatten(injected(hyperparams))
+    depends = _dependence.tangent_dependence(injected, hyperparams)
+    fresh = iter(
+        jax.tree.unflatten(
+            structure, [x if d else None for x, d in zip(values, depends, strict=True)]
+        )
+    )
+
+    def renewed(node: Any) -> Any:
+        if not is_injected(node):
+            return node
+        return node._replace(hyperparams=_trees.with_floats(node.hyperparams, next(fresh)))
+
+    return jax.tree.map(renewed, inner_state, is_leaf=is_injected)
+
+
+Step = Callable[[Hyperparams, Inputs], tuple[Tree, Tree]]
+
+
+def _tangent_of(result: tuple[Tree, Tree]) -> Tangent:
+    return Tangent(*map(_trees.floats_of, result))
+
+
+def movable(step: Step, hyperparams: Hyperparams, inputs: Inputs, through_grads: bool) -> Tangent:
+    """A tree like a tangent, with ``None`` for the leaves that no hyperparameter ever moves.
+
+    Args:
+      step: Φ.
+      hyperparams: those of the inner optimizer.
+      inputs: of the shapes and dtypes that Φ will have; nothing is computed.
+      through_grads: whether a hyperparameter of the loss acts on the gradients.
+
+    Raises:
+      ValueError: the update does not depend on one of the hyperparameters.
+    """
+    floats = _trees.floats_of(inputs)
+
+    def differentiable(hyperparams: Hyperparams, floats: Inputs) -> Tangent:
+        return _tangent_of(step(hyperparams, _trees.with_floats(inputs, floats)))
+
+    try:
+        dependence = _dependence.tangent_dependence(differentiable, hyperparams, floats)
+    except (TypeError, ValueError):
+        # Some optimizers need extra arguments that only an update has. Nothing is left out then;
+        # an error that has another reason comes again in the first update.
+        return Tangent(floats.params, floats.inner_state)
+    index = iter(range(len(jax.tree.leaves((hyperparams, floats)))))
+    of_hyper, of_inputs = jax.tree.map(lambda _: next(index), (hyperparams, floats))
+    of_grads = set(jax.tree.leaves((of_inputs.grads, of_inputs.extra)))
+    of_params = jax.tree.leaves(of_inputs.params)
+    # Wherever a parameter moves, the gradients may change everywhere.
+    of_outputs = [of_grads | {i} for i in of_params]
+    of_outputs += [{i} for i in jax.tree.leaves(of_inputs.inner_state)]
+    feedback = dict(enumerate(of_outputs))
+    for name, start in of_hyper.items():
+        found = _dependence.reachable(dependence, {start}, feedback)
+        if of_params and not any(i < len(of_params) for i in found):
+            raise ValueError(
+                f"the update of inner does not depend on {name}, so that nothing could be learned: "
+                f"inner(**hyperparams) must use the value of {name} that it is called with, as "
+                "optax.sgd and lambda learning_rate: optax.chain(..., optax.sgd(learning_rate)) do"
+            )
+    start = set(of_hyper.values()) | (of_grads if through_grads else set())
+    found = _dependence.reachable(dependence, start, feedback)
+    outputs = Tangent(floats.params, floats.inner_state)
+    number = iter(range(len(jax.tree.leaves(outputs))))
+    return jax.tree.map(lambda x: x if next(number) in found else None, outputs)
 
 
 def direct_tangents(
@@ -60,73 +159,39 @@ def direct_tangents(
 
     def differentiable(hyperparams: Hyperparams) -> tuple[Tangent, tuple[Tree, Tree]]:
         result = step(hyperparams)
-        return Tangent(*map(_trees.floats_of, result)), result
+        return _tangent_of(result), result
 
-    _, push, result = jax.linearize(differentiable, hyperparams, has_aux=True)
     directions = {
         name: {other: jnp.full_like(value, other == name) for other, value in hyperparams.items()}
         for name in hyperparams
     }
+    if len(directions) == 1:  # one jvp is one trace less than a linearization
+        [(name, direction)] = directions.items()
+        _, tangent, result = jax.jvp(differentiable, (hyperparams,), (direction,), has_aux=True)
+        return result, {name: tangent}
+    _, push, result = jax.linearize(differentiable, hyperparams, has_aux=True)
     return result, {name: push(direction) for name, direction in directions.items()}
 
 
-def loss_tangents(
-    step: Callable[[Tree], tuple[Tree, Tree]],
-    grads: Tree,
-    value_fn: Callable[[Tree, Hyperparams], jax.Array],
-    params: Tree,
-    hyperparams: Hyperparams,
-) -> dict[str, Tangent]:
-    """B for hyperparameters of the loss, which act through the gradients: ∂Φ/∂g ∂²L/∂w∂η.
-
-    ``step`` is a function of the gradients alone.
-    """
-
-    def differentiable(floats: Tree) -> Tangent:
-        return Tangent(*map(_trees.floats_of, step(_trees.with_floats(grads, floats))))
-
-    def partial_derivative(floats: Tree, name: str) -> jax.Array:
-        return jax.grad(value_fn, argnums=1)(_trees.with_floats(params, floats), hyperparams)[name]
-
-    # In this order of the two derivatives, the network drops out of the weight of a penalty.
-    mixed = {
-        name: jax.grad(partial_derivative)(_trees.floats_of(params), name) for name in hyperparams
-    }
-    _, push = jax.linearize(differentiable, _trees.floats_of(grads))
-    return {
-        name: push(_trees.cast_like(grads_dot, _trees.floats_of(grads)))
-        for name, grads_dot in mixed.items()
-    }
-
-
 def propagated_tangents(
-    step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
-    grads: Tree,
-    inner_state: Tree,
-    params: Tree,
-    tangents: dict[str, Tangent],
-    hessian_product: Callable[[Tree], Tree],
+    step: Callable[[Inputs], tuple[Tree, Tree]], inputs: Inputs, tangents: dict[str, Inputs]
 ) -> dict[str, Tangent]:
-    """A Z for every tangent Z: a Hessian-vector product, then the linearized inner step.
+    """∂Φ · ``tangents``, the derivative of (u, s′) along each of several tangents of the inputs.
 
-    ``step`` is a function of gradients, inner state and parameters; ``hessian_product`` maps the
-    parameters' part of Z to the tangent of the gradients. Both are linearized once for all
-    tangents, which then go one by one: stacked and vmapped they take more time and memory (1.6
-    times and 4 times for three tangents of a 784-500-500-500-10 network on CPU), because copying
-    a stack of parameters costs more than a batched matmul saves.
+    ``step`` is a function of the inputs alone; where a tangent has ``None``, its input is constant.
+    Several tangents go one by one through one linearization: stacked and vmapped they take more
+    time and memory (1.6 times and 4 times for three tangents of a 784-500-500-500-10 network on
+    CPU), because copying a stack of parameters costs more than a batched matmul saves.
     """
-    at = (grads, inner_state, params)
 
-    def differentiable(*floats: Tree) -> Tangent:
-        return Tangent(*map(_trees.floats_of, step(*map(_trees.with_floats, at, floats))))
+    def differentiable(moving: Inputs) -> Tangent:
+        return _tangent_of(step(_trees.with_floats(inputs, moving)))
 
-    _, push = jax.linearize(differentiable, *map(_trees.floats_of, at))
-
-    def propagate(tangent: Tangent) -> Tangent:
-        grads_dot = _trees.cast_like(hessian_product(tangent.params), _trees.floats_of(grads))
-        stepped = push(grads_dot, tangent.inner_state, tangent.params)
-        # Φ adds the update to the parameters, so their own tangent passes through.
-        moved = jax.tree.map(jnp.add, tangent.params, stepped.params)
-        return Tangent(_trees.cast_like(moved, tangent.params), stepped.inner_state)
-
-    return {name: propagate(tangent) for name, tangent in tangents.items()}
+    if not tangents:
+        return {}
+    moving = _trees.restricted(inputs, next(iter(tangents.values())))
+    if len(tangents) == 1:
+        [(name, tangent)] = tangents.items()
+        return {name: jax.jvp(differentiable, (moving,), (tangent,))[1]}
+    _, push = jax.linearize(differentiable, moving)
+    return {name: push(tangent) for name, tangent in tangents.items()}

@@ -38,4 +38,4 @@ def hvp(value_fn: Callable[[Tree], jax.Array], params: Tree, vector: Tree) -> Tr
     References:
       Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
     """
-    return hessian_product(value_fn, params)(vector)
+    return hessian_product(value_fn, params, vector)

@@ -127,9 +127,9 @@ def finite_stable_learning_rate(
     No ∞ is formed on the way, so that ``jax_debug_infs`` has nothing to stop at.
     """
     curvature = rayleigh_quotient(value_fn, params, grads)
-    limits = jnp.finfo(curvature.dtype)
-    bends = curvature > limits.tiny  # the least of which the quotient does not overflow
-    return jnp.where(bends, 2.0 / jnp.where(bends, curvature, 1.0), limits.max)
+    bends = curvature > 0
+    largest = jnp.finfo(curvature.dtype).max
+    return jnp.where(bends, 2.0 / jnp.where(bends, curvature, 1.0), largest)
 
 
 def gradient_norm_bound(

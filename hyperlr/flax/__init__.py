@@ -5,7 +5,8 @@ Not imported by ``hyperlr`` itself, and the only part of the library that needs 
 """
 
 try:
-    from hyperlr.flax._nnx import metrics, val_grad, value_fn
+    from hyperlr.flax import _serialization
+    from hyperlr.flax._nnx import eval_params, metrics, val_grad, value_and_grad, value_fn
     from hyperlr.flax._train_state import TrainState
 except ModuleNotFoundError as error:
     if error.name != "flax":
@@ -14,4 +15,6 @@ except ModuleNotFoundError as error:
         'hyperlr.flax needs Flax; install the extra: pip install "hyperlr[flax]"', name="flax"
     ) from None
 
-__all__ = ["TrainState", "metrics", "val_grad", "value_fn"]
+_serialization.register()
+
+__all__ = ["TrainState", "eval_params", "metrics", "val_grad", "value_and_grad", "value_fn"]

@@ -135,6 +135,100 @@ def val_grad(
     return jax.grad(objective)(states[0])
 
 
+def value_and_grad(
+    loss_fn: Loss, has_aux: bool = False, share: float = 1.0, *, wrt: Any = nnx.Param
+) -> Callable[..., tuple[Any, nnx.State, dict[str, Any]]]:
+    """:func:`hyperlr.value_and_grad` for a loss on an nnx model, in place of nnx's own.
+
+    The training pass is taken once: it moves running statistics and counts dropout keys, as
+    ``nnx.value_and_grad`` does, and the derivative along the tangents is of that same pass.
+
+    Args:
+      loss_fn: the training loss, ``loss_fn(model, batch, *rest)``.
+      has_aux: whether it returns (loss, auxiliary); default False.
+      share: the part of the batch that products with the Hessian are taken on; default 1.
+      wrt: filter of the parameters, the one given to ``nnx.Optimizer``; default ``nnx.Param``.
+
+    Returns:
+      A function ``(model, batch, *rest, optimizer, val_batch=None) -> (value, grads, extra)``, for
+      ``optimizer.update(model, grads, **extra)``. On ``val_batch`` the model is evaluated as
+      :func:`val_grad` does: without dropout, by its running statistics.
+
+    Raises:
+      TypeError, ValueError: as :func:`hyperlr.value_and_grad`.
+
+    Example:
+      >>> import hyperlr, hyperlr.flax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> tx = hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-3)
+      >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+      >>> loss_fn = lambda model, x: jnp.mean((model(x) - 1.0) ** 2)
+      >>> x = jnp.ones((4, 2))
+      >>> for _ in range(10):
+      ...     value, grads, extra = hyperlr.flax.value_and_grad(loss_fn)(
+      ...         model, x, optimizer=optimizer
+      ...     )
+      ...     updates = optimizer.update(model, grads, **extra)
+      >>> float(hyperlr.flax.metrics(optimizer)["learning_rate"]) == 0.1
+      False
+
+    References:
+      As :func:`hyperlr.value_and_grad`.
+    """
+
+    def evaluate(
+        model: nnx.Module, batch: Any, *rest: Any, optimizer: nnx.Optimizer, val_batch: Any = None
+    ) -> tuple[Any, nnx.State, dict[str, Any]]:
+        graph, *states = nnx.split(model, wrt, ...)
+        params, others = states
+        state = _pure(optimizer.opt_state)
+
+        def functional(pure: Any, batch: Any, *rest: Any) -> tuple[Any, Any]:
+            copy = nnx.merge(graph, _like(pure, params), _copy(others))
+            result = loss_fn(copy, batch, *rest)
+            loss, aux = result if has_aux else (result, None)
+            return loss, (aux, jax.tree.leaves(nnx.state(copy, nnx.Not(wrt))))
+
+        (loss, (aux, moved)), grads, extra = hyperlr.value_and_grad(functional, True, share)(
+            _pure(params), batch, *rest, state=state
+        )
+        if val_batch is not None:
+            averaged = _like(hyperlr.eval_params(state, _pure(params)), params)
+            at = nnx.merge(graph, averaged, _copy(others))
+            objective = val_grad(loss_fn, at, val_batch, *rest, wrt=wrt, has_aux=has_aux)
+            extra["val_grad"] = _pure(objective)
+        nnx.update(model, jax.tree.unflatten(jax.tree.structure(others), moved))
+        return (loss, aux) if has_aux else loss, _like(grads, params), extra
+
+    return evaluate
+
+
+def eval_params(optimizer: nnx.Optimizer, model: nnx.Module, *, wrt: Any = nnx.Param) -> nnx.State:
+    """:func:`hyperlr.eval_params` for an nnx model, as a state to put into it.
+
+    Args:
+      optimizer: an ``nnx.Optimizer`` of any transformation.
+      model: the model that it trains, which is left as it is.
+      wrt: filter of the parameters, the one given to ``nnx.Optimizer``; default ``nnx.Param``.
+
+    Returns:
+      The averaged parameters, where an average is kept, else the model's own:
+      ``nnx.update(model, hyperlr.flax.eval_params(optimizer, model))``. Running statistics belong
+      to the parameters that made them, so pass some batches through the model in training mode
+      after that.
+
+    Example:
+      >>> import hyperlr, hyperlr.flax, optax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+      >>> nnx.update(model, hyperlr.flax.eval_params(optimizer, model))
+    """
+    params = nnx.state(model, wrt)
+    return _like(hyperlr.eval_params(_pure(optimizer.opt_state), _pure(params)), params)
+
+
 def metrics(optimizer: nnx.Optimizer) -> dict[str, jax.Array]:
     """The learned hyperparameters and what moved them: :func:`hyperlr.metrics` as plain arrays.
 
@@ -163,3 +257,19 @@ def metrics(optimizer: nnx.Optimizer) -> dict[str, jax.Array]:
 def _copy(tree: Any) -> Any:
     """``tree`` with new nnx variables around the same arrays."""
     return jax.tree.map(lambda leaf: leaf, tree)
+
+
+def _pure(tree: Any) -> Any:
+    """``tree`` with the arrays inside its nnx variables in their place."""
+
+    def is_variable(node: Any) -> bool:
+        return isinstance(node, nnx.Variable)
+
+    return jax.tree.map(
+        lambda x: jax.tree.leaves(x)[0] if is_variable(x) else x, tree, is_leaf=is_variable
+    )
+
+
+def _like(pure: Any, tree: Any) -> Any:
+    """The inverse of :func:`_pure`: new variables like those of ``tree``."""
+    return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(pure))

@@ -8,6 +8,8 @@ import optax
 from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
+from hyperlr._inner_step import accepted_args
+
 
 class TrainState(train_state.TrainState):
     """Flax's ``TrainState``, whose ``apply_gradients`` hands extra arguments to the transformation.
@@ -70,9 +72,9 @@ class TrainState(train_state.TrainState):
         extra = {name: value for name, value in kwargs.items() if name not in fields}
         if OVERWRITE_WITH_GRADIENT in grads:
             extra = _without_overwritten(self.params, extra)
-        tx = optax.with_extra_args_support(self.tx)
         # Flax's own step, with a transformation that has the extra arguments filled in.
-        bound = optax.GradientTransformation(tx.init, functools.partial(tx.update, **extra))
+        update = functools.partial(self.tx.update, **accepted_args(self.tx.update, extra))
+        bound = optax.GradientTransformation(self.tx.init, update)
         return train_state.TrainState.apply_gradients(
             self.replace(tx=bound), grads=grads, **{"tx": self.tx, **replaced}
         )

@@ -1,10 +1,28 @@
-"""Online hypergradient methods: the recursion of Algorithm 1 of [P] and its three discounts."""
+"""Online hypergradient methods: the recursion once, its discounts, its average, and the guard."""
 
-from hyperlr.methods._engine import OnlineState, online
+from hyperlr._linearize import eval_params, linearize_grad, value_and_grad
+from hyperlr._state import OnlineState
+from hyperlr.methods._engine import online
 from hyperlr.methods._guard import GuardState, guard
 from hyperlr.methods._hd import hd
 from hyperlr.methods._marthe import marthe
 from hyperlr.methods._metrics import metrics
+from hyperlr.methods._per_group import per_group
 from hyperlr.methods._rtho import rtho
+from hyperlr.methods._scheduled import scheduled
 
-__all__ = ["GuardState", "OnlineState", "guard", "hd", "marthe", "metrics", "online", "rtho"]
+__all__ = [
+    "GuardState",
+    "OnlineState",
+    "eval_params",
+    "guard",
+    "hd",
+    "linearize_grad",
+    "marthe",
+    "metrics",
+    "online",
+    "per_group",
+    "rtho",
+    "scheduled",
+    "value_and_grad",
+]

@@ -1,60 +1,53 @@
-"""The online recursion of Algorithm 1 of [P], once, for any inner optimizer and hyperparameters.
+"""The online recursion (Donini et al., 2020, Algorithm 1), once, for any inner optimizer.
 
 HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
 """
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _inner_step, _linearize, _numbers, _trees
-from hyperlr._inner_step import Hyperparams, Tangent
+from hyperlr import _checks, _inner_step, _linearize, _trees
+from hyperlr._inner_step import Hyperparams, Inputs
+from hyperlr._linearize import Products
+from hyperlr._state import OnlineState, PerName, Settings, Tangent, is_due
 from hyperlr._trees import Tree
-from hyperlr.methods._discount import adapted_discount
+from hyperlr.methods._average import first_average
+from hyperlr.methods._recursion import Method, full_step, hidden, plain_step
 
-_DEFAULT_BOUNDS = {"learning_rate": (0.0, float("inf"))}
+# Keys of hyperlr.metrics, which would hide a hyperparameter of the same name.
+_RESERVED = (
+    "discount",
+    "horizon",
+    "hyper_learning_rate",
+    "hypergradient",
+    "num_explosions",
+    "num_restarts",
+    "num_rollbacks",
+)
 
 
-class OnlineState(NamedTuple):
-    """State of :func:`online`. Scalars have shape () and at least float32.
-
-    Attributes:
-      step_count: int32, the number of updates since Z was 0: at the start, or after a rollback of
-        :func:`hyperlr.guard`.
-      hyperparams: η of the last update, one scalar for each name.
-      hypergradient: Δη of the last update.
-      discount: μ of the last update.
-      horizon: c of the last update.
-      tangent: Z for the next update, one for each name, in the dtypes of what it is a tangent of.
-      direct: the parameters' part of the last B, one for each name; empty unless μ adapts.
-      inner_state: state of the inner optimizer.
-      hyper_state: state of the hyper-optimizer.
-    """
-
-    step_count: jax.Array
-    hyperparams: Hyperparams
-    hypergradient: Hyperparams
-    discount: Hyperparams
-    horizon: Hyperparams
-    tangent: dict[str, Tangent]
-    direct: dict[str, Tree]
-    inner_state: optax.OptState
-    hyper_state: optax.OptState
+# Extra arguments that an inner optimizer may use, and that have tangents.
+_DIFFERENTIABLE = ("value", "grad")
 
 
 def online(
     inner: Callable[..., optax.GradientTransformation],
     hyperparams: Mapping[str, float | jax.Array],
     *,
-    discount: float | jax.Array | None = None,
+    discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None = None,
     hyper_optimizer: optax.GradientTransformation,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    loss_hyperparams: Collection[str] = (),
+    average: float | jax.Array | None = None,
+    every: int = 1,
     hvp: str = "forward_over_reverse",
+    loss_hyperparams: Collection[str] = (),
+    relative: bool = False,
+    tangent_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learns hyperparameters of an optimizer, by hypergradients, while it trains.
 
@@ -132,56 +125,22 @@ def online(
       [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm",
       Algorithm 1, Eq. 9-11 and Appendix B (Donini et al., 2020).
     """
-    if not isinstance(hyperparams, Mapping) or not hyperparams:
-        raise TypeError(
-            'hyperparams must be a dict with at least one entry, such as {"learning_rate": 0.01}, '
-            f"got {hyperparams!r}"
-        )
-    defaults = {name: pair for name, pair in _DEFAULT_BOUNDS.items() if name in hyperparams}
-    limits = defaults | dict(bounds or {})
-    inner_names = [name for name in hyperparams if name not in loss_hyperparams]
-    _checks.check_names("loss_hyperparams", loss_hyperparams, hyperparams)
-    _checks.check_inner(inner, inner_names)
-    _checks.check_bounds(limits, hyperparams)
-    for name, value in hyperparams.items():
-        _checks.check_float_scalar(name, value, *limits.get(name, ()))
-    if discount is not None:
-        _checks.check_float_scalar("discount", discount, 0.0, 1.0)
-    _checks.check_choice("hvp", hvp, _linearize.HVP_MODES)
-    adapts = discount is None
-    keeps_history = adapts or not _checks.is_zero(discount)
-    _checks.check_transformation("hyper_optimizer", hyper_optimizer)
-    rule = optax.with_extra_args_support(hyper_optimizer)
-    rule.init(dict(hyperparams))  # A rule that refuses the initial values says so now.
+    method = _checked(
+        inner,
+        hyperparams,
+        discount,
+        hyper_optimizer,
+        bounds,
+        average,
+        every,
+        hvp,
+        loss_hyperparams,
+        relative,
+        tangent_dtype,
+    )
 
     def init_fn(params: optax.Params) -> OnlineState:
-        _checks.check_real(params)
-        dtype = _trees.accumulation_dtype(params)
-        initial = {name: jnp.asarray(value, dtype) for name, value in hyperparams.items()}
-        inner_state = inner(**{name: initial[name] for name in inner_names}).init(params)
-        inner_state = _trees.cast_like(inner_state, inner_state)
-
-        def zeros() -> Hyperparams:
-            return {name: jnp.zeros((), dtype) for name in hyperparams}
-
-        def tangent() -> Tangent:
-            return Tangent(
-                optax.tree.zeros_like(_trees.floats_of(params)),
-                optax.tree.zeros_like(_trees.floats_of(inner_state)) if keeps_history else None,
-            )
-
-        # Every leaf is its own buffer, so that the state can be donated.
-        return OnlineState(
-            step_count=jnp.zeros((), jnp.int32),
-            hyperparams=initial,
-            hypergradient=zeros(),
-            discount=zeros(),
-            horizon=zeros(),
-            tangent={name: tangent() for name in hyperparams},
-            direct={name: tangent().params for name in hyperparams} if adapts else {},
-            inner_state=inner_state,
-            hyper_state=rule.init(initial),
-        )
+        return _init(method, hyperparams, params)
 
     def update_fn(
         updates: optax.Updates,
@@ -190,149 +149,220 @@ def online(
         *,
         value_fn: Callable[..., jax.Array] | None = None,
         val_grad: optax.Updates | None = None,
+        hessian_product: list[Products] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, OnlineState]:
-        grads = updates
         if params is None:
             raise ValueError("params is missing: call update(grads, state, params, ...)")
+        grads = _trees.without_float0(updates, params)
         _checks.check_same_tree("grads", grads, "params", params)
-        grads = _trees.without_float0(grads, params)
-        objective_grad = _objective_grad(val_grad, grads, params)
         # The caller computed the gradients before this update, at the old values.
-        of_loss = {name: state.hyperparams[name] for name in loss_hyperparams}
-        if value_fn is not None or keeps_history or of_loss:
-            full_loss = _checks.required_value_fn(value_fn)
-            loss = (lambda w: full_loss(w, of_loss)) if of_loss else full_loss
+        of_loss = {name: state.hyperparams[name] for name in method.settings.loss_hyperparams}
+        loss: Callable[..., jax.Array] | None = value_fn
+        if of_loss and value_fn is not None:
+            loss = functools.partial(_with_second, value_fn, of_loss)
+        if loss is not None:
             extra_args["value_fn"] = loss
+        given = {k: extra_args.pop(k) for k in _DIFFERENTIABLE if k in extra_args}
+        inputs = Inputs(grads, state.inner_state, params, given)
+        step = functools.partial(_inner_step.inner_step, method.inner, extra_args)
 
-        hypergradient = {
-            name: _numbers.inner_product(tangent.params, objective_grad)
-            for name, tangent in state.tangent.items()
-        }
-        # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
-        horizon = {name: mu * (1.0 + state.horizon[name]) for name, mu in state.discount.items()}
-        if discount is None:
-            new_discount = adapted_discount(
-                hypergradient, state.direct, objective_grad, state.horizon
-            )
-        else:
-            # μ_0 = 0: there is no past to discount yet.
-            mu = jnp.where(state.step_count == 0, 0.0, discount)
-            new_discount = {name: mu.astype(old.dtype) for name, old in state.discount.items()}
-        new_hyperparams, hyper_state = _hyper_step(
-            rule, limits, state, hypergradient, objective_grad
-        )
+        def full() -> tuple[Tree, OnlineState]:
+            products = _products(state, hessian_product, value_fn, loss, params, of_loss)
+            objective = grads if val_grad is None else _objective(val_grad, params)
+            return full_step(method, step, state, inputs, products, objective)
 
-        of_inner = {name: new_hyperparams[name] for name in inner_names}
-        step = functools.partial(_inner_step.inner_step, inner, extra_args)
-        (updates, inner_state), direct = _inner_step.direct_tangents(
-            lambda of_inner: step(of_inner, grads, state.inner_state, params), of_inner
-        )
-        if of_loss:
-            direct |= _inner_step.loss_tangents(
-                lambda grads: step(of_inner, grads, state.inner_state, params),
-                grads,
-                full_loss,
-                params,
-                of_loss,
-            )
-        if keeps_history:
-            propagated = _inner_step.propagated_tangents(
-                functools.partial(step, of_inner),
-                grads,
-                state.inner_state,
-                params,
-                state.tangent,
-                _linearize.hessian_product(loss, params, grads=grads, mode=hvp),
-            )
-            tangent = {
-                name: _discounted_sum(new_discount[name], propagated[name], direct[name])
-                for name in direct
-            }
-        else:
-            tangent = {
-                name: _numbers.summable(Tangent(b.params, None)) for name, b in direct.items()
-            }
+        def plain() -> tuple[Tree, OnlineState]:
+            return plain_step(method, step, state, inputs)
 
-        return updates, OnlineState(
-            step_count=optax.safe_increment(state.step_count),
-            hyperparams=new_hyperparams,
-            hypergradient=hypergradient,
-            discount=new_discount,
-            horizon=horizon,
-            tangent=tangent,
-            direct={name: _numbers.summable(b.params) for name, b in direct.items() if adapts},
-            inner_state=inner_state,
-            hyper_state=hyper_state,
-        )
+        due = is_due(state)
+        updates, state = full() if due is True else jax.lax.cond(due, full, plain)
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _objective_grad(val_grad: Tree | None, grads: Tree, params: Tree) -> Tree:
-    """∇E, floating-point leaves only, and summable; E = L where there is no ``val_grad``."""
-    if val_grad is None:
-        return _numbers.summable(_trees.floats_of(grads))
-    if any(map(_is_masked, jax.tree.leaves(params, is_leaf=_is_masked))):
-        # optax.masked and optax.partition mask gradients and parameters, but not the extra args.
-        val_grad = jax.tree.map(
-            lambda w, e: w if _is_masked(w) else e, params, val_grad, is_leaf=_is_masked
+def _with_second(function: Callable[..., Any], second: Any, first: Any) -> Any:
+    return function(first, second)
+
+
+def _checked(
+    inner: Callable[..., optax.GradientTransformation],
+    hyperparams: Mapping[str, float | jax.Array],
+    discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None,
+    hyper_optimizer: optax.GradientTransformation,
+    bounds: Mapping[str, tuple[float, float]] | None,
+    average: float | jax.Array | None,
+    every: int,
+    hvp: str,
+    loss_hyperparams: Collection[str],
+    relative: bool,
+    tangent_dtype: Any,
+) -> Method:
+    """The arguments of :func:`online`, or an error that says what to pass instead."""
+    if not isinstance(hyperparams, Mapping) or not hyperparams:
+        raise TypeError(
+            'hyperparams must be a dict with at least one entry, such as {"learning_rate": 0.01}, '
+            f"got {hyperparams!r}"
         )
-    _checks.check_same_tree("val_grad", val_grad, "params", params)
-    found = _trees.floats_of(_trees.without_float0(val_grad, params))
-    # Of a validation loss in float64 too, or all that is learned would become float64 with it.
+    for name in hyperparams:
+        if name in _RESERVED:
+            raise ValueError(
+                f"hyperparams has {name!r}, which is the name of one of hyperlr.metrics: call it "
+                f"otherwise, with inner=lambda {name}_of_inner: ..."
+            )
+    limits = {name: (0.0, float("inf")) for name in hyperparams} | dict(bounds or {})
+    _checks.check_names("loss_hyperparams", loss_hyperparams, hyperparams)
+    _checks.check_bounds(limits, hyperparams)
+    for name, value in hyperparams.items():
+        _checks.check_float_scalar(name, value, *limits[name])
+    inner_names = tuple(name for name in hyperparams if name not in loss_hyperparams)
+    _checks.check_inner(inner, inner_names)
+    if discount is not None and not callable(discount):
+        _checks.check_float_scalar("discount", discount, 0.0, 1.0)
+    if average is not None:
+        _checks.check_float_scalar("average", average, lower=0.0)
+    _checks.check_count("every", every)
+    _checks.check_choice("hvp", hvp, _linearize.HVP_MODES)
+    _checks.check_transformation("hyper_optimizer", hyper_optimizer)
+    if tangent_dtype is not None and not jnp.issubdtype(tangent_dtype, jnp.floating):
+        raise TypeError(f"tangent_dtype must be a floating-point dtype, got {tangent_dtype!r}")
+    forgets = discount is not None and not callable(discount) and _checks.is_zero(discount)
+    return Method(
+        inner=inner,
+        inner_names=inner_names,
+        discount=discount,
+        rule=hyper_optimizer,
+        bounds=limits,
+        average=average,
+        relative=relative,
+        tangent_dtype=tangent_dtype,
+        settings=Settings(
+            every=every,
+            hvp=hvp,
+            loss_hyperparams=tuple(name for name in hyperparams if name in loss_hyperparams),
+            needs_product=not forgets,
+        ),
+    )
+
+
+def _init(
+    method: Method, hyperparams: Mapping[str, float | jax.Array], params: Tree
+) -> OnlineState:
+    _checks.check_real(params)
     dtype = _trees.accumulation_dtype(params)
-    narrow = jax.tree.map(
-        lambda e: e.astype(dtype) if e.dtype.itemsize > dtype.itemsize else e, found
+    wide = dtype if method.tangent_dtype is None else method.tangent_dtype
+    initial = {name: jnp.asarray(value, dtype) for name, value in hyperparams.items()}
+    of_inner = {name: initial[name] for name in method.inner_names}
+    inner_state = method.inner(**of_inner).init(params)
+    inner_state = _trees.cast_like(inner_state, inner_state)
+    moves = _moves(method, of_inner, params, inner_state)
+
+    def zeros() -> PerName:
+        return PerName((name, jnp.zeros((), dtype)) for name in hyperparams)
+
+    def tangents() -> PerName:
+        def zero(x: jax.Array) -> jax.Array:
+            return jnp.zeros_like(x, dtype=wide)
+
+        kept = moves if method.settings.needs_product else moves._replace(inner_state=None)
+        return PerName((name, jax.tree.map(zero, kept)) for name in hyperparams)
+
+    # Every leaf is its own buffer, so that the state can be donated.
+    tangent = tangents()
+    hyper_state = method.rule.init(initial)
+    return OnlineState(
+        settings=method.settings,
+        step_count=jnp.zeros((), jnp.int32),
+        hyperparams=initial,
+        hypergradient=zeros(),
+        discount=zeros(),
+        horizon=zeros(),
+        num_restarts=jnp.zeros((), jnp.int32),
+        tangent=tangent,
+        direct=PerName((name, z.params) for name, z in tangents().items())
+        if method.discount is None
+        else PerName({}),
+        average=None if method.average is None else first_average(params, tangent),
+        inner_state=inner_state,
+        hyper_state=hidden(_trees.cast_like(hyper_state, hyper_state), initial),
     )
-    return _numbers.summable(narrow)
 
 
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+def _moves(method: Method, of_inner: Hyperparams, params: Tree, inner_state: Tree) -> Tangent:
+    """What the hyperparameters can move, out of the parameters and the inner optimizer's state."""
+    floats = Tangent(_trees.floats_of(params), _trees.floats_of(inner_state))
+    if not jax.tree.leaves(floats.params):
+        return floats
+    # What an inner optimizer may ask for; only shapes and dtypes of it are looked at.
+    value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
+    inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
+    given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
+    step = functools.partial(_inner_step.inner_step, method.inner, given)
+    through_grads = bool(method.settings.loss_hyperparams)
+    return _inner_step.movable(step, of_inner, inputs, through_grads)
 
 
-def _hyper_step(
-    rule: optax.GradientTransformationExtraArgs,
-    limits: Mapping[str, tuple[float, float]],
+def _products(
     state: OnlineState,
-    hypergradient: Hyperparams,
-    objective_grad: Tree,
-) -> tuple[Hyperparams, optax.OptState]:
-    """η_t and the hyper-optimizer's state: one projected step along Δη_t, none at t = 0."""
-    steps, hyper_state = rule.update(
-        hypergradient,
-        state.hyper_state,
-        state.hyperparams,
-        tangent_norm={name: _numbers.norm(z.params) for name, z in state.tangent.items()},
-        objective_norm=_numbers.norm(objective_grad),
+    given: list[Products] | None,
+    value_fn: Callable[..., jax.Array] | None,
+    loss: Callable[..., jax.Array] | None,
+    params: Tree,
+    of_loss: Hyperparams,
+) -> Products | None:
+    """The derivatives of the gradient that this step needs, from outside or from ``value_fn``."""
+    if not state.settings.needs_product and not of_loss:
+        return None
+    if given is not None:
+        return _matching(given, state, params)
+    value_fn, loss = _checks.required_value_fn(value_fn), _checks.required_value_fn(loss)
+    if _trees.is_masked_tree(params):
+        raise ValueError(
+            "value_fn takes the whole parameters, and a mask around the method (optax.masked, "
+            "optax.partition) shows it a part of them only: call update(grads, state, params, "
+            "**extra) with value, grads, extra = hyperlr.value_and_grad(loss_fn)(params, batch, "
+            "state=state)"
+        )
+    names = list(state.tangent) if state.settings.needs_product else []
+    _, _, along = _linearize.derivatives(
+        _linearize.gradient_of(loss, params),
+        params,
+        [state.tangent[name].params for name in names],
+        state.settings.hvp,
     )
-    moved = optax.apply_updates(state.hyperparams, steps)
-    old = (state.hyperparams, state.hyper_state)
-    new = _trees.cast_like((moved, hyper_state), old)
-    # Δη_0 = 0 stands for "none yet": a rule that counts its steps or decays η must not see it.
-    values, hyper_state = jax.tree.map(
-        lambda a, b: jnp.where(state.step_count == 0, a, b), old, new
+    return Products(
+        of=jax.tree.structure(state.tangent),
+        hessian=PerName(zip(names, along, strict=True)),
+        mixed=_linearize.mixed_derivatives(
+            value_fn, params, of_loss, state.settings.loss_hyperparams
+        )
+        if of_loss
+        else PerName({}),
     )
-    # The step may overflow; an infinite η would make NaN of every gradient that is zero.
-    finite = {name: _numbers.saturated(value) for name, value in values.items()}
-    projected = {
-        name: jnp.clip(value, *limits[name]) if name in limits else value
-        for name, value in finite.items()
-    }
-    return projected, hyper_state
 
 
-def _discounted_sum(discount: jax.Array, propagated: Tangent, direct: Tangent) -> Tangent:
-    """Z_{t+1} = μ_t A_t Z_t + B_t ([P] Eq. 9; Eq. 10 prints Z_{t-1} for Z_t).
+def _matching(given: list[Products], state: OnlineState, params: Tree) -> Products:
+    """Those of the products that belong to this state, as a wrapper shows the parameters."""
+    structure = jax.tree.structure(state.tangent)
+    found = given if len(given) == 1 else [p for p in given if p.of == structure]
+    if len(found) != 1:
+        raise ValueError(
+            f"hessian_product has {len(found)} entries for this state: pass what "
+            "hyperlr.value_and_grad or linearize_grad returned for the whole state, in which no "
+            "two methods may have the same parameters"
+        )
+    [products] = found
 
-    Where that overflows, Z is held. In float16, where A Z may overflow on the way and be NaN, the
-    past is forgotten there: with a largest number of 65504, holding Z does not prevent that.
-    """
+    def shown(trees: PerName) -> PerName:
+        return PerName((name, _trees.fitted(tree, params)) for name, tree in trees.items())
 
-    def entries(az: jax.Array, b: jax.Array) -> jax.Array:
-        total = (discount * az + b).astype(b.dtype)
-        is_narrow = b.dtype == jnp.float16
-        return jnp.where(jnp.isfinite(total), total, b) if is_narrow else total
+    return Products(products.of, shown(products.hessian), shown(products.mixed))
 
-    return _numbers.summable(jax.tree.map(entries, propagated, direct))
+
+def _objective(val_grad: Tree, params: Tree) -> Tree:
+    """∇E as a wrapper shows the parameters."""
+    val_grad = _trees.fitted(val_grad, params)
+    val_grad = _trees.without_float0(val_grad, params)
+    _checks.check_same_tree("val_grad", val_grad, "params", params)
+    return val_grad

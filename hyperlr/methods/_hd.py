@@ -1,6 +1,7 @@
 """HD, hypergradient descent: μ = 0, the loss after one step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -13,6 +14,7 @@ def hd(
     inner: Callable[..., optax.GradientTransformation],
     learning_rate: float | jax.Array,
     hyper_learning_rate: float | jax.Array,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Hypergradient descent: learns the learning rate from one step back.
 
@@ -28,6 +30,7 @@ def hd(
       inner: factory of the inner optimizer, called as ``inner(learning_rate=...)``.
       learning_rate: η_0 ≥ 0.
       hyper_learning_rate: β ≥ 0, the step size of η.
+      **options: ``bounds``, ``every`` and so on, for :func:`hyperlr.online`.
 
     Returns:
       A transformation that runs in a plain ``update(grads, state, params)`` loop. ``value_fn`` is
@@ -56,4 +59,5 @@ def hd(
         {"learning_rate": learning_rate},
         discount=0.0,
         hyper_optimizer=adaptive_sgd(hyper_learning_rate),
+        **options,
     )

@@ -1,6 +1,7 @@
 """MARTHE, moving average real-time hyperparameter estimation: μ and β adapt."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -18,6 +19,7 @@ def marthe(
     hyper_learning_rate: float | jax.Array = 0.0,
     discount: float | jax.Array | None = None,
     hyper_optimizer: optax.GradientTransformation | None = None,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learns the learning rate from a discounted past, and the discount and step size with it.
 
@@ -41,6 +43,7 @@ def marthe(
       discount: a constant μ in [0, 1], or ``None`` to adapt it.
       hyper_optimizer: takes the place of the rule for β and η above, for example
         :func:`hyperlr.exponentiated_gradient`; then both step sizes must be left out.
+      **options: ``bounds``, ``every`` and so on, for :func:`hyperlr.online`.
 
     Returns:
       A transformation whose ``update`` needs ``value_fn`` and takes ``val_grad``, as for
@@ -84,4 +87,5 @@ def marthe(
         {"learning_rate": learning_rate},
         discount=discount,
         hyper_optimizer=hyper_optimizer or adaptive_sgd(hyper_learning_rate, meta_learning_rate),
+        **options,
     )

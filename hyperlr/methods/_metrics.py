@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from hyperlr.methods._engine import OnlineState
+from hyperlr._state import OnlineState
 from hyperlr.methods._guard import GuardState
 
 
@@ -67,7 +67,7 @@ def _metrics_of(state: OnlineState | GuardState) -> dict[str, jax.Array]:
             "num_explosions": state.num_explosions,
         }
         return counts | _flat(_parts(state.inner_state))
-    per_name: dict[str, dict[str, Any]] = {
+    per_name: dict[str, Any] = {
         "hypergradient": state.hypergradient,
         "discount": state.discount,
         "horizon": state.horizon,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.methods._engine import OnlineState
+from hyperlr._state import OnlineState
 from hyperlr.rules._adaptive_sgd import AdaptiveSgdState
 from hyperlr.rules._exponentiated_gradient import ExponentiatedGradientState
 

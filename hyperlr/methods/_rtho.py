@@ -1,6 +1,7 @@
 """RTHO, real-time hyperparameter optimization: μ = 1, the whole past counts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -13,6 +14,7 @@ def rtho(
     inner: Callable[..., optax.GradientTransformation],
     learning_rate: float | jax.Array,
     hyper_learning_rate: float | jax.Array,
+    **options: Any,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Real-time hyperparameter optimization: learns the learning rate from the whole trajectory.
 
@@ -29,6 +31,7 @@ def rtho(
       inner: factory of the inner optimizer, called as ``inner(learning_rate=...)``.
       learning_rate: η_0 ≥ 0.
       hyper_learning_rate: β ≥ 0, the step size of η.
+      **options: ``bounds``, ``every`` and so on, for :func:`hyperlr.online`.
 
     Returns:
       A transformation whose ``update`` needs ``value_fn`` and takes ``val_grad``, as for
@@ -58,4 +61,5 @@ def rtho(
         {"learning_rate": learning_rate},
         discount=1.0,
         hyper_optimizer=adaptive_sgd(hyper_learning_rate),
+        **options,
     )

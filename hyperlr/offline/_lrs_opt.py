@@ -47,8 +47,6 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
             "that changes from one outer iteration to the next take optax.sgd(schedule); "
             "optimize_schedule projects on η ≥ 0 whatever its optimizer is"
         )
-    if isinstance(hyper_learning_rate, int) and not isinstance(hyper_learning_rate, bool):
-        hyper_learning_rate = float(hyper_learning_rate)
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
 
     def init_fn(params: optax.Params) -> optax.EmptyState:

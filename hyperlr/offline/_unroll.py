@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks, _inner_step, _trees
-from hyperlr._inner_step import Hyperparams
+from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._trees import Tree
 from hyperlr.offline._model_state import StatefulLoss, stateful_loss
 from hyperlr.offline._schedule import Schedule, as_hyperparams, check_leading_axis
@@ -160,14 +160,9 @@ def _training_step(
     (value, new_model_state), grads = jax.value_and_grad(loss, has_aux=True)(
         params, model_state, batch
     )
-    extra_args = {
-        "value": value,
-        "grad": grads,
-        "value_fn": lambda params: loss(params, model_state, batch)[0],
-    }
-    updates, inner_state = _inner_step.inner_step(
-        inner, extra_args, hyperparams, grads, inner_state, params
-    )
+    given = {"value_fn": lambda params: loss(params, model_state, batch)[0]}
+    inputs_of_inner = Inputs(grads, inner_state, params, {"value": value, "grad": grads})
+    updates, inner_state = _inner_step.inner_step(inner, given, hyperparams, inputs_of_inner)
     return (optax.apply_updates(params, updates), inner_state, new_model_state), value
 
 

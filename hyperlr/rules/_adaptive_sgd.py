@@ -80,11 +80,8 @@ def adaptive_sgd(
         del params
         # [P] prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns negative as
         # soon as two hypergradients agree, and η never leaves η_0.
-        # Two finite hypergradients can have an infinite product; times κ = 0 it would be NaN.
         beta = jax.tree.map(
-            lambda b, k, new, old: jnp.maximum(
-                _numbers.saturated(b + k * _numbers.saturated(new * old)), 0.0
-            ),
+            _next_step_size,
             state.hyper_learning_rate,
             state.meta_learning_rate,
             updates,
@@ -94,3 +91,11 @@ def adaptive_sgd(
         return steps, state._replace(hyper_learning_rate=beta, hypergradient=updates)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _next_step_size(beta: jax.Array, kappa: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """β_t, finite whatever the hypergradients are: one that is not says nothing."""
+    # Two finite hypergradients can have an infinite product; times κ = 0 it would be NaN.
+    step = kappa * _numbers.saturated(new * old)
+    moved = jnp.maximum(_numbers.saturated(beta + step), 0.0)
+    return jnp.where(jnp.isnan(moved), jnp.where(jnp.isnan(beta), 0.0, beta), moved)

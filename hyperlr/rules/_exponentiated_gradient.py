@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks
+from hyperlr import _checks, _numbers
 
 
 class ExponentiatedGradientState(NamedTuple):
@@ -92,11 +92,9 @@ def exponentiated_gradient(
 
         def step(hypergradient: Any, value: Any, gamma: Any, norm: Any) -> jax.Array:
             # Divided by one norm after the other: their product can overflow or underflow, and
-            # with it 0 · ∞, where the cosine is an ordinary number. Two wheres, because the
-            # quotient must be finite in the branch that is not taken, too.
-            defined = (norm > 0) & (objective_norm > 0)
-            cosine = hypergradient / jnp.where(defined, norm, 1.0)
-            cosine = jnp.where(defined, cosine / jnp.where(defined, objective_norm, 1.0), 0.0)
+            # with it 0 · ∞, where the cosine is an ordinary number.
+            along_tangent = _numbers.ratio(hypergradient, norm)
+            cosine = _numbers.ratio(along_tangent, objective_norm)
             # Beyond 1 by rounding alone, which is much where the squares of the norms underflow.
             cosine = jnp.clip(cosine, -1.0, 1.0)
             # No factor moves 0, where a large γ or an underflow can have brought η: from there it

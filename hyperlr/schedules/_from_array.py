@@ -71,10 +71,10 @@ def _interpolated(given: Any, dtype: Any, last: int, step: Number) -> jax.Array:
     scale = (num_values - 1) / last if last else 0.0
     # In float32 whatever the dtype of the values: bfloat16 cannot count to T.
     held = jnp.clip(step, 0, last).astype(accumulation_dtype(values))
-    position = jnp.clip(held * scale, 0, num_values - 1)
+    position = held * scale
     left = jnp.floor(position).astype(jnp.int32)
-    right = jnp.minimum(left + 1, num_values - 1)
-    return between(values[left], values[right], position - left).astype(values.dtype)
+    # At the end left + 1 is beyond it, where JAX takes the last value.
+    return between(values[left], values[left + 1], position - left).astype(values.dtype)
 
 
 def save_array(path: str | os.PathLike[str], values: Any) -> None:

@@ -18,15 +18,33 @@ online = functools.partial(hyperlr.online, hyper_optimizer=RULE)
     ("make", "error", "message"),
     [
         (lambda: hyperlr.hd(optax.sgd(0.1), 0.1, 1e-3), TypeError, "pass optax.sgd rather than"),
-        (lambda: hyperlr.hd(optax.sgd, 1, 1e-3), TypeError, "learning_rate must be a float"),
-        (lambda: hyperlr.hd(optax.sgd, True, 1e-3), TypeError, "learning_rate must be a float"),
-        (lambda: hyperlr.hd(optax.sgd, "0.1", 1e-3), TypeError, "learning_rate must be a float"),
+        (
+            lambda: hyperlr.hd(optax.sgd, True, 1e-3),
+            TypeError,
+            "learning_rate must be a real",
+        ),
+        (
+            lambda: hyperlr.hd(optax.sgd, "0.1", 1e-3),
+            TypeError,
+            "learning_rate must be a real",
+        ),
         (lambda: hyperlr.hd(optax.sgd, jnp.ones(2), 1e-3), TypeError, "learning_rate must be a sc"),
-        (lambda: hyperlr.hd(optax.sgd, jnp.array(1), 1e-3), TypeError, "learning_rate must be a f"),
+        (
+            lambda: hyperlr.hd(optax.sgd, jnp.array(1j), 1e-3),
+            TypeError,
+            "learning_rate must be a r",
+        ),
         (lambda: hyperlr.hd(optax.sgd, -0.1, 1e-3), ValueError, r"learning_rate must lie in \[0"),
         (lambda: hyperlr.hd(optax.sgd, float("nan"), 1e-3), ValueError, "learning_rate must lie"),
         (lambda: hyperlr.hd(optax.sgd, 0.1, -1.0), ValueError, "hyper_learning_rate must lie"),
-        (lambda: hyperlr.hd(optax.sgd, 0.1, 1), TypeError, "hyper_learning_rate must be a float"),
+        (lambda: hyperlr.hd(optax.sgd, optax.constant_schedule(0.1), 1e-3), TypeError, "scheduled"),
+        (lambda: online(optax.sgd, RATE, every=0), ValueError, "every must be at least 1"),
+        (lambda: online(optax.sgd, RATE, average=-1.0), ValueError, "average must lie"),
+        (
+            lambda: online(optax.sgd, {"discount": 0.1}),
+            ValueError,
+            "one of hyperlr.metrics",
+        ),
         (lambda: hyperlr.marthe(optax.sgd, 0.1), ValueError, "could never move"),
         (
             lambda: hyperlr.marthe(optax.sgd, 0.1, meta_learning_rate=1e-3, hyper_optimizer=RULE),
@@ -42,11 +60,6 @@ online = functools.partial(hyperlr.online, hyper_optimizer=RULE)
             lambda: hyperlr.marthe(optax.sgd, 0.1, hyper_learning_rate=1e-3, discount=1.5),
             ValueError,
             r"discount must lie in \[0.0, 1.0\]",
-        ),
-        (
-            lambda: hyperlr.marthe(optax.sgd, hyper_optimizer=hyperlr.exponentiated_gradient(0.2)),
-            ValueError,
-            "learning_rate, so its initial value must be positive",
         ),
         (lambda: online(optax.sgd, {}), TypeError, "hyperparams must be a dict"),
         (lambda: online(optax.sgd, 0.01), TypeError, "hyperparams must be a dict"),
@@ -82,6 +95,11 @@ def test_mistakes_in_init_and_update():
     params = {"w": jnp.ones((2, 3))}
     loss = lambda p: jnp.sum(p["w"] ** 2)
     state = tx.init(params)
+    from_zero = hyperlr.marthe(optax.sgd, hyper_optimizer=hyperlr.exponentiated_gradient(0.2))
+    with pytest.raises(ValueError, match="learning_rate, so its initial value must be positive"):
+        from_zero.init(params)
+    with pytest.raises(ValueError, match="does not depend on learning_rate"):
+        hyperlr.hd(lambda learning_rate: optax.sgd(0.1), 0.1, 1e-3).init(params)
     with pytest.raises(TypeError, match="complex"):
         tx.init({"w": jnp.ones(2, jnp.complex64)})
     with pytest.raises(ValueError, match="grads must have the tree structure of params"):

@@ -1,0 +1,322 @@
+"""One step of the recursion: Δη, μ, η, the inner step, and Z for the next (Algorithm 1).
+
+Nothing that goes wrong in a derivative touches the training: an entry of A Z that is not finite is
+replaced by that of B alone; where Δη is not finite, η stays and the tangent starts anew from B.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hyperlr import _inner_step, _numbers, _trees
+from hyperlr._inner_step import Hyperparams, Inputs
+from hyperlr._linearize import Products
+from hyperlr._state import Average, OnlineState, PerName, Settings, Tangent
+from hyperlr._trees import Tree
+from hyperlr.methods._average import next_average
+from hyperlr.methods._discount import adapted_discount
+from hyperlr.methods._scheduled import schedule_weight
+
+
+class Method(NamedTuple):
+    """The arguments of :func:`hyperlr.online`, checked."""
+
+    inner: Callable[..., optax.GradientTransformation]
+    inner_names: tuple[str, ...]
+    discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None
+    rule: optax.GradientTransformation
+    bounds: Mapping[str, tuple[float, float]]
+    average: float | jax.Array | None
+    relative: bool
+    tangent_dtype: Any
+    settings: Settings
+
+
+def plain_step(
+    method: Method, step: _inner_step.Step, state: OnlineState, inputs: Inputs
+) -> tuple[Tree, OnlineState]:
+    """A step of the inner optimizer alone; the average moves with it."""
+    updates, inner_state = step(_of_inner(method, state.hyperparams), inputs)
+    return updates, state._replace(
+        step_count=optax.safe_increment(state.step_count),
+        average=_next_average(method, state, inputs.params, updates, state.tangent),
+        inner_state=inner_state,
+    )
+
+
+def full_step(
+    method: Method,
+    step: _inner_step.Step,
+    state: OnlineState,
+    inputs: Inputs,
+    products: Products | None,
+    objective: Tree,
+) -> tuple[Tree, OnlineState]:
+    """A step in which the hyperparameters and their tangents move.
+
+    Args:
+      method: what was fixed when it was built.
+      step: Φ, a function of hyperparameters and inputs.
+      state: of the method.
+      inputs: of Φ.
+      products: H Z and mixed derivatives; ``None`` where μ is 0.
+      objective: ∇E, like the parameters.
+    """
+    looked_at = _looked_at(state)
+    objective_grad = _objective_grad(objective, looked_at)
+    found = {
+        name: _numbers.inner_product(tangent, objective_grad).astype(state.discount[name].dtype)
+        for name, tangent in looked_at.items()
+    }
+    norms = _norms(method, looked_at, objective_grad)
+    is_sound = _all_finite((found, state.horizon, norms))
+
+    def sound(per_name: Mapping[str, jax.Array]) -> Hyperparams:
+        return {name: jnp.where(is_sound, x, jnp.zeros_like(x)) for name, x in per_name.items()}
+
+    hypergradient = sound(found)
+    # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
+    horizon = sound({name: mu * (1 + state.horizon[name]) for name, mu in state.discount.items()})
+    discount = sound(_discount(method, state, hypergradient, objective_grad))
+    hyperparams, hyper_state = _hyper_step(method, state, hypergradient, norms, is_sound)
+
+    wide = _widened(inputs, state.tangent)
+    of_inner = _of_inner(method, hyperparams)
+    (updates, inner_state), direct = _inner_step.direct_tangents(
+        lambda of_inner: step(of_inner, wide), of_inner
+    )
+    if wide is not inputs:
+        updates, inner_state = step(of_inner, inputs)
+    at_hyperparams = functools.partial(step, of_inner)
+    if products is not None:
+        direct |= _tangents_through_grads(at_hyperparams, wide, products.mixed)
+    direct = {
+        name: _like(direct[name], old, hyperparams[name] if method.relative else None)
+        for name, old in state.tangent.items()
+    }
+    tangent = PerName(direct)
+    if state.settings.needs_product and products is not None:
+        moved = _moved(at_hyperparams, wide, state.tangent, products.hessian)
+        tangent = PerName(
+            (name, _discounted_sum(discount[name], moved[name], direct[name])) for name in direct
+        )
+    return updates, OnlineState(
+        settings=state.settings,
+        step_count=optax.safe_increment(state.step_count),
+        hyperparams=hyperparams,
+        hypergradient=PerName(hypergradient),
+        discount=PerName(discount),
+        horizon=PerName(horizon),
+        num_restarts=state.num_restarts + jnp.where(is_sound, 0, 1).astype(jnp.int32),
+        tangent=tangent,
+        direct=PerName((name, direct[name].params) for name in state.direct),
+        average=_next_average(method, state, inputs.params, updates, tangent, is_sound),
+        inner_state=inner_state,
+        hyper_state=hyper_state,
+    )
+
+
+def _of_inner(method: Method, hyperparams: Hyperparams) -> Hyperparams:
+    return {name: hyperparams[name] for name in method.inner_names}
+
+
+def _looked_at(state: OnlineState) -> dict[str, Tree]:
+    """The tangents of where the objective is taken: of the average, if there is one."""
+    if state.average is not None:
+        return dict(state.average.tangent)
+    return {name: tangent.params for name, tangent in state.tangent.items()}
+
+
+def _objective_grad(objective: Tree, looked_at: dict[str, Tree]) -> Tree:
+    """∇E over what can move, in no wider dtype than the tangents'.
+
+    A validation loss in float64 would make all that is learned float64.
+    """
+    moving = next(iter(looked_at.values()))
+    dtype = _trees.accumulation_dtype(moving)
+    return jax.tree.map(
+        lambda e: e.astype(dtype) if e.dtype.itemsize > dtype.itemsize else e,
+        _trees.restricted(_trees.floats_of(objective), moving),
+    )
+
+
+def _norms(method: Method, looked_at: dict[str, Tree], objective_grad: Tree) -> dict[str, Any]:
+    """‖Z‖ for each name and ‖e‖, for rules that take them."""
+    if not isinstance(method.rule, optax.GradientTransformationExtraArgs):
+        return {}
+    return {
+        "tangent_norm": {name: _numbers.norm(tangent) for name, tangent in looked_at.items()},
+        "objective_norm": _numbers.norm(objective_grad),
+    }
+
+
+def _all_finite(scalars: Any) -> jax.Array:
+    return functools.reduce(jnp.logical_and, map(jnp.isfinite, jax.tree.leaves(scalars)))
+
+
+def _discount(
+    method: Method, state: OnlineState, hypergradient: Hyperparams, objective_grad: Tree
+) -> Hyperparams:
+    """μ_t; μ_0 = 0, since there is no past to discount yet."""
+    if method.discount is None:
+        found = adapted_discount(hypergradient, state.direct, objective_grad, state.horizon)
+    else:
+        given = method.discount
+        mu = jnp.asarray(given(state.step_count) if callable(given) else given)
+        found = dict.fromkeys(state.discount, mu)
+    return {
+        name: jnp.where(state.step_count == 0, 0.0, found[name]).astype(old.dtype)
+        for name, old in state.discount.items()
+    }
+
+
+def _hyper_step(
+    method: Method,
+    state: OnlineState,
+    hypergradient: Hyperparams,
+    norms: dict[str, Any],
+    is_sound: jax.Array,
+) -> tuple[Hyperparams, optax.OptState]:
+    """η_t and the hyper-optimizer's state: one projected step along Δη_t, none at t = 0."""
+    old = (state.hyperparams, revealed(state.hyper_state))
+    rule = optax.with_extra_args_support(method.rule)
+    steps, hyper_state = rule.update(hypergradient, old[1], state.hyperparams, **norms)
+    weight = schedule_weight(state.inner_state)
+    if weight is not None:
+        steps = jax.tree.map(lambda x: weight.astype(x.dtype) * x, steps)
+    new = _trees.cast_like((optax.apply_updates(state.hyperparams, steps), hyper_state), old)
+    # Δη_0 = 0 stands for "none yet": a rule that counts its steps or decays η must not see it.
+    moves = is_sound & (state.step_count > 0)
+    values, hyper_state = jax.tree.map(lambda a, b: jnp.where(moves, a, b), new, old)
+
+    def projected(name: str, value: jax.Array) -> jax.Array:
+        # The step may overflow; an infinite η would make NaN of every gradient that is zero.
+        finite = jnp.where(jnp.isnan(value), state.hyperparams[name], _numbers.saturated(value))
+        return jnp.clip(finite, *method.bounds[name])
+
+    return {n: projected(n, x) for n, x in values.items()}, hidden(hyper_state, state.hyperparams)
+
+
+def hidden(hyper_state: Any, hyperparams: Hyperparams) -> Any:
+    """A rule's state with :class:`PerName` in place of dicts, see there."""
+
+    def is_per_name(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == hyperparams.keys()
+
+    return jax.tree.map(
+        lambda node: PerName(node) if is_per_name(node) else node, hyper_state, is_leaf=is_per_name
+    )
+
+
+def revealed(hyper_state: Any) -> Any:
+    """The inverse of :func:`hidden`: the state as the rule knows it."""
+
+    def is_per_name(node: Any) -> bool:
+        return isinstance(node, PerName)
+
+    return jax.tree.map(
+        lambda node: dict(node) if is_per_name(node) else node, hyper_state, is_leaf=is_per_name
+    )
+
+
+def _widened(inputs: Inputs, tangent: PerName) -> Inputs:
+    """The inputs of Φ in at least the tangents' dtype, so that its derivative is formed in it.
+
+    In bfloat16 a tangent of many steps would lose a quarter of itself to rounding. Where nothing is
+    narrower this is ``inputs`` itself, and Φ is evaluated once.
+    """
+    dtype = _trees.accumulation_dtype(())
+    dtypes = {x.dtype for x in jax.tree.leaves(tangent)}
+    dtype = max(dtypes, key=lambda d: d.itemsize, default=dtype)
+
+    def is_narrow(x: Any) -> bool:
+        return _trees.is_float(x) and jnp.result_type(x).itemsize < dtype.itemsize
+
+    if not any(map(is_narrow, jax.tree.leaves(inputs))):
+        return inputs
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if is_narrow(x) else x, inputs)
+
+
+def _tangents_through_grads(
+    step: Callable[[Inputs], tuple[Tree, Tree]], inputs: Inputs, mixed: PerName
+) -> dict[str, Tangent]:
+    """B for hyperparameters of the loss, which act through the gradients: ∂Φ/∂g ∂²L/∂w∂η."""
+    floats = _trees.floats_of(inputs.grads)
+    tangents = {
+        name: Inputs(_trees.cast_like(grads_dot, floats), None, None, dict.fromkeys(inputs.extra))
+        for name, grads_dot in mixed.items()
+    }
+    return _inner_step.propagated_tangents(step, inputs, tangents)
+
+
+def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent:
+    """B in the form of Z; times η where derivatives are taken in log η."""
+    direct = _trees.restricted(direct, tangent)
+    if scale is not None:
+        direct = jax.tree.map(lambda b: scale.astype(b.dtype) * b, direct)
+    return _trees.cast_like(direct, tangent)
+
+
+def _moved(
+    step: Callable[[Inputs], tuple[Tree, Tree]], inputs: Inputs, tangent: PerName, hessian: PerName
+) -> dict[str, Tangent]:
+    """A Z for every tangent Z, given H Z."""
+
+    def of_inputs(z: Tangent, grads_dot: Tree) -> Inputs:
+        grads_dot = _trees.cast_like(grads_dot, _trees.floats_of(inputs.grads))
+        extra = {}
+        for name, given in inputs.extra.items():
+            if name == "grad":
+                extra[name] = _trees.cast_like(grads_dot, _trees.floats_of(given))
+            else:
+                slope = _numbers.inner_product(z.params, _trees.restricted(inputs.grads, z.params))
+                extra[name] = slope.astype(jnp.result_type(given))
+        state = _trees.restricted(inputs.inner_state, z.inner_state)
+        params = _trees.restricted(inputs.params, z.params)
+        return Inputs(
+            grads_dot,
+            _trees.cast_like(z.inner_state, state),
+            _trees.cast_like(z.params, params),
+            extra,
+        )
+
+    at = {name: of_inputs(z, hessian[name]) for name, z in tangent.items()}
+    stepped = _inner_step.propagated_tangents(step, inputs, at)
+
+    def total(name: str, z: Tangent) -> Tangent:
+        params, inner_state = _trees.cast_like(_trees.restricted(stepped[name], z), z)
+        # Φ adds the update to the parameters, so their own tangent passes through.
+        return Tangent(jax.tree.map(jnp.add, z.params, params), inner_state)
+
+    return {name: total(name, z) for name, z in tangent.items()}
+
+
+def _discounted_sum(discount: jax.Array, moved: Tangent, direct: Tangent) -> Tangent:
+    """Z_{t+1} = μ_t A_t Z_t + B_t, and B_t alone in the entries where that is not finite.
+
+    Eq. 9 of Donini et al., 2020; their Eq. 10 prints Z_{t-1} for Z_t.
+    """
+
+    def entries(az: jax.Array, b: jax.Array) -> jax.Array:
+        total = discount.astype(az.dtype) * az + b
+        return jnp.where(jnp.isfinite(total), total, b)
+
+    return jax.tree.map(entries, moved, direct)
+
+
+def _next_average(
+    method: Method,
+    state: OnlineState,
+    params: Tree,
+    updates: Tree,
+    tangent: PerName,
+    keeps: jax.Array | bool = True,
+) -> Average | None:
+    if state.average is None or method.average is None:
+        return None
+    moved = optax.apply_updates(params, updates)
+    return next_average(state.average, method.average, moved, tangent, keeps)

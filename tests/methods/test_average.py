@@ -1,0 +1,94 @@
+"""The averaged iterate: its tangent is exact, and the objective is taken at the average."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems.networks import INNER, mlp_batches, mlp_loss, mlp_params
+
+import hyperlr
+
+pytestmark = pytest.mark.usefixtures("x64")
+STEPS, POWER, RATE = 7, 3.0, 0.05
+
+
+def trained(factory, rate, batches):
+    """Plain optax, and the average of the iterates by its definition."""
+    tx, params = factory(rate), mlp_params(jax.random.key(0))
+
+    def step(carry, batch):
+        params, state, mean, t = carry
+        updates, state = tx.update(jax.grad(mlp_loss)(params, batch), state, params)
+        params = optax.apply_updates(params, updates)
+        c = (POWER + 1) / (t + 1 + POWER)
+        mean = jax.tree.map(lambda m, w: m + c * (w - m), mean, params)
+        return (params, state, mean, t + 1), None
+
+    carry = (params, tx.init(params), params, jnp.zeros(()))
+    return jax.lax.scan(step, carry, batches)[0][2]
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_hypergradients_at_the_average_are_central_differences(inner):
+    factory = INNER[inner]
+    batches = mlp_batches(jax.random.key(1), STEPS)
+    val_batch = jax.tree.map(lambda x: x[0], mlp_batches(jax.random.key(2), 1))
+    tx = hyperlr.online(
+        factory,
+        {"learning_rate": RATE},
+        discount=1.0,
+        hyper_optimizer=hyperlr.adaptive_sgd(0.0),
+        average=POWER,
+    )
+    params = mlp_params(jax.random.key(0))
+
+    def step(carry, batch):
+        params, state = carry
+        _, grads, extra = hyperlr.value_and_grad(mlp_loss)(
+            params, batch, state=state, val_batch=val_batch
+        )
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), hyperlr.metrics(state)
+
+    # The last step only looks at what the ones before it made.
+    more = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), batches)
+    (_, _), record = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), more))()
+    found = record["hypergradient"][-1]
+
+    final = jax.jit(lambda rate: mlp_loss(trained(factory, rate, batches), val_batch))
+    h = 1e-6
+    expected = (final(RATE + h) - final(RATE - h)) / (2 * h)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    before = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[0])()
+    chex.assert_trees_all_close(
+        hyperlr.eval_params(before[1], before[0]), trained(factory, RATE, batches), rtol=1e-9
+    )
+
+
+def test_the_average_is_found_in_any_wrapper_and_kept_in_float32():
+    params = {"w": jnp.ones(3, jnp.bfloat16), "frozen": jnp.ones(2, jnp.bfloat16)}
+    tx = hyperlr.online(
+        functools.partial(optax.sgd, momentum=0.9),
+        {"learning_rate": 0.1},
+        hyper_optimizer=hyperlr.exponentiated_gradient(0.1),
+        average=1.0,
+    )
+    labels = {"w": "train", "frozen": "freeze"}
+    wrapped = optax.partition({"train": tx, "freeze": optax.set_to_zero()}, labels)
+    state = wrapped.init(params)
+    loss_fn = lambda p, batch: jnp.sum(p["w"] ** 2) + jnp.sum(p["frozen"])
+    for _ in range(2):
+        _, grads, extra = hyperlr.value_and_grad(loss_fn)(params, None, state=state)
+        updates, state = wrapped.update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+    averaged = hyperlr.eval_params(state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(averaged, params)
+    assert np.all(np.asarray(averaged["w"], float) > np.asarray(params["w"], float))
+    np.testing.assert_array_equal(averaged["frozen"], params["frozen"])
+    assert {x.dtype for x in jax.tree.leaves(optax.tree.get(state, "average").params)} == {
+        jnp.dtype(jnp.float32)
+    }
