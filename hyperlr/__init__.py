@@ -4,6 +4,7 @@ from hyperlr import curvature, offline, optimizers, schedules
 from hyperlr.methods import (
     GuardState,
     OnlineState,
+    auto,
     eval_params,
     guard,
     hd,
@@ -35,6 +36,7 @@ __all__ = [
     "NoSurvivorError",
     "OnlineState",
     "adaptive_sgd",
+    "auto",
     "curvature",
     "eval_params",
     "exponentiated_gradient",

@@ -128,7 +128,8 @@ def value_and_grad(
 
         def loss_on(batch: Tree) -> Callable[..., jax.Array]:
             def loss(params: Tree, of_loss: dict[str, jax.Array]) -> jax.Array:
-                result = scalar_loss(params, batch, *rest[:-1], of_loss)
+                given = (*rest[:-1], of_loss) if of_loss else rest
+                result = scalar_loss(params, batch, *given)
                 return result[0] if has_aux else result
 
             return loss
@@ -158,6 +159,8 @@ def value_and_grad(
             extra["hessian_product"] = products
         if objective is not None:
             extra["val_grad"] = objective
+        if any(method.settings.finds_first_rate for method in methods):
+            extra["value_fn"] = lambda params: loss_on(batch)(params, of_loss)
         return result, grads, extra
 
     return evaluate

@@ -57,12 +57,14 @@ class Settings:
       hvp: how products with the Hessian are computed.
       loss_hyperparams: names of the hyperparameters that are the loss's.
       needs_product: whether the method uses products with the Hessian at all.
+      finds_first_rate: whether the first update looks for the learning rate to begin with.
     """
 
     every: int = 1
     hvp: str = "forward_over_reverse"
     loss_hyperparams: tuple[str, ...] = ()
     needs_product: bool = True
+    finds_first_rate: bool = False
 
 
 class Tangent(NamedTuple):
@@ -92,11 +94,25 @@ class Average(NamedTuple):
     tangent: PerName
 
 
+class Bound(NamedTuple):
+    """What the tangents are held below, so that their noise cannot grow without end.
+
+    Attributes:
+      distance: the discounted length of the way that the parameters went, one for each name.
+      excess: the logarithm of the factor that the last tangent was too long by, one for each name.
+    """
+
+    distance: PerName
+    excess: PerName
+
+
 class OnlineState(NamedTuple):
     """State of :func:`hyperlr.online`. Scalars have shape () and at least float32.
 
     Attributes:
       settings: what is fixed; without leaves.
+      awaits_rate: bool, whether ``learning_rate`` is still a factor of a first rate that is to be
+        found; ``None`` where none is looked for.
       step_count: int32, the number of updates since Z was 0: at the start, or after a rollback of
         :func:`hyperlr.guard`.
       hyperparams: η of the last update, a dict of scalars.
@@ -107,11 +123,13 @@ class OnlineState(NamedTuple):
       tangent: Z for the next update, one for each name.
       direct: the parameters' part of the last B, one for each name; empty unless μ adapts.
       average: w̄ and Z̄; ``None`` where no average is kept.
+      bound: of ‖Z‖; ``None`` where there is none.
       inner_state: state of the inner optimizer.
       hyper_state: state of the hyper-optimizer.
     """
 
     settings: Settings
+    awaits_rate: jax.Array | None
     step_count: jax.Array
     hyperparams: dict[str, jax.Array]
     hypergradient: PerName
@@ -121,6 +139,7 @@ class OnlineState(NamedTuple):
     tangent: PerName
     direct: PerName
     average: Average | None
+    bound: Bound | None
     inner_state: optax.OptState
     hyper_state: optax.OptState
 
@@ -131,8 +150,12 @@ def is_online(node: Any) -> bool:
 
 
 def online_states(opt_state: optax.OptState) -> list[OnlineState]:
-    """The states of online methods inside any optimizer's state, outermost ones only."""
-    return [node for node in jax.tree.leaves(opt_state, is_leaf=is_online) if is_online(node)]
+    """The states of online methods inside any optimizer's state, outermost ones only.
+
+    What :func:`hyperlr.guard` keeps to come back to has no tangents, and is left out.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=is_online)
+    return [node for node in nodes if is_online(node) and node.tangent]
 
 
 def is_due(state: OnlineState) -> jax.Array | bool:

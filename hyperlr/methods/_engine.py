@@ -14,10 +14,10 @@ import optax
 from hyperlr import _checks, _inner_step, _linearize, _trees
 from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
-from hyperlr._state import OnlineState, PerName, Settings, Tangent, is_due
+from hyperlr._state import Bound, OnlineState, PerName, Settings, Tangent, is_due
 from hyperlr._trees import Tree
 from hyperlr.methods._average import first_average
-from hyperlr.methods._recursion import Method, full_step, hidden, plain_step
+from hyperlr.methods._recursion import Method, begin, full_step, hidden, plain_step
 
 # Keys of hyperlr.metrics, which would hide a hyperparameter of the same name.
 _RESERVED = (
@@ -47,6 +47,8 @@ def online(
     hvp: str = "forward_over_reverse",
     loss_hyperparams: Collection[str] = (),
     relative: bool = False,
+    max_tangent: float | jax.Array | None = None,
+    finds_first_rate: bool = False,
     tangent_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learns hyperparameters of an optimizer, by hypergradients, while it trains.
@@ -136,6 +138,8 @@ def online(
         hvp,
         loss_hyperparams,
         relative,
+        max_tangent,
+        finds_first_rate,
         tangent_dtype,
     )
 
@@ -170,7 +174,8 @@ def online(
         def full() -> tuple[Tree, OnlineState]:
             products = _products(state, hessian_product, value_fn, loss, params, of_loss)
             objective = grads if val_grad is None else _objective(val_grad, params)
-            return full_step(method, step, state, inputs, products, objective)
+            begun = begin(method, step, state, inputs, loss)
+            return full_step(method, step, begun, inputs, products, objective)
 
         def plain() -> tuple[Tree, OnlineState]:
             return plain_step(method, step, state, inputs)
@@ -197,6 +202,8 @@ def _checked(
     hvp: str,
     loss_hyperparams: Collection[str],
     relative: bool,
+    max_tangent: float | jax.Array | None,
+    finds_first_rate: bool,
     tangent_dtype: Any,
 ) -> Method:
     """The arguments of :func:`online`, or an error that says what to pass instead."""
@@ -222,6 +229,13 @@ def _checked(
         _checks.check_float_scalar("discount", discount, 0.0, 1.0)
     if average is not None:
         _checks.check_float_scalar("average", average, lower=0.0)
+    if max_tangent is not None:
+        _checks.check_float_scalar("max_tangent", max_tangent, lower=0.0)
+    if finds_first_rate and "learning_rate" not in inner_names:
+        raise ValueError(
+            "finds_first_rate looks for learning_rate, which is not among the hyperparams of inner "
+            f"{sorted(inner_names)}: leave it out, or name the rate so"
+        )
     _checks.check_count("every", every)
     _checks.check_choice("hvp", hvp, _linearize.HVP_MODES)
     _checks.check_transformation("hyper_optimizer", hyper_optimizer)
@@ -236,12 +250,14 @@ def _checked(
         bounds=limits,
         average=average,
         relative=relative,
+        max_tangent=max_tangent,
         tangent_dtype=tangent_dtype,
         settings=Settings(
             every=every,
             hvp=hvp,
             loss_hyperparams=tuple(name for name in hyperparams if name in loss_hyperparams),
             needs_product=not forgets,
+            finds_first_rate=finds_first_rate,
         ),
     )
 
@@ -273,6 +289,7 @@ def _init(
     hyper_state = method.rule.init(initial)
     return OnlineState(
         settings=method.settings,
+        awaits_rate=jnp.array(True) if method.settings.finds_first_rate else None,
         step_count=jnp.zeros((), jnp.int32),
         hyperparams=initial,
         hypergradient=zeros(),
@@ -284,6 +301,7 @@ def _init(
         if method.discount is None
         else PerName({}),
         average=None if method.average is None else first_average(params, tangent),
+        bound=None if method.max_tangent is None else Bound(distance=zeros(), excess=zeros()),
         inner_state=inner_state,
         hyper_state=hidden(_trees.cast_like(hyper_state, hyper_state), initial),
     )

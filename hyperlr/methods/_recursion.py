@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _inner_step, _numbers, _trees
+from hyperlr import _checks, _inner_step, _numbers, _trees
 from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
-from hyperlr._state import Average, OnlineState, PerName, Settings, Tangent
+from hyperlr._state import Average, Bound, OnlineState, PerName, Settings, Tangent
 from hyperlr._trees import Tree
 from hyperlr.methods._average import next_average
 from hyperlr.methods._discount import adapted_discount
 from hyperlr.methods._scheduled import schedule_weight
+from hyperlr.search import first_rate
 
 
 class Method(NamedTuple):
@@ -32,8 +33,48 @@ class Method(NamedTuple):
     bounds: Mapping[str, tuple[float, float]]
     average: float | jax.Array | None
     relative: bool
+    max_tangent: float | jax.Array | None
     tangent_dtype: Any
     settings: Settings
+
+
+def begin(
+    method: Method,
+    step: _inner_step.Step,
+    state: OnlineState,
+    inputs: Inputs,
+    value_fn: Callable[[Tree], jax.Array] | None,
+) -> OnlineState:
+    """The state with a first learning rate, before the first step of a method that looks for one.
+
+    Until then ``learning_rate`` is a factor of what will be found: 1, or less after the guard cut
+    it.
+    """
+    if state.awaits_rate is None:
+        return state
+    loss = _checks.required_value_fn(value_fn)
+    if _trees.is_masked_tree(inputs.params):
+        raise ValueError(
+            "a mask around the method shows it a part of the parameters, of which no loss can be "
+            "taken to find a first learning rate: pass learning_rate"
+        )
+    factor = state.hyperparams["learning_rate"]
+
+    def loss_after(rate: jax.Array) -> jax.Array:
+        hyperparams = state.hyperparams | {"learning_rate": rate.astype(factor.dtype)}
+        updates, _ = step(_of_inner(method, hyperparams), inputs)
+        return loss(optax.apply_updates(inputs.params, updates)).astype(factor.dtype)
+
+    found = jax.lax.cond(
+        state.awaits_rate,
+        lambda: factor * first_rate(loss_after, loss(inputs.params).astype(factor.dtype)),
+        lambda: factor,
+    )
+    lower, upper = method.bounds["learning_rate"]
+    return state._replace(
+        awaits_rate=jnp.zeros_like(state.awaits_rate),
+        hyperparams=state.hyperparams | {"learning_rate": jnp.clip(found, lower, upper)},
+    )
 
 
 def plain_step(
@@ -72,7 +113,7 @@ def full_step(
         name: _numbers.inner_product(tangent, objective_grad).astype(state.discount[name].dtype)
         for name, tangent in looked_at.items()
     }
-    norms = _norms(method, looked_at, objective_grad)
+    norms = _norms(method, state, looked_at, objective_grad)
     is_sound = _all_finite((found, state.horizon, norms))
 
     def sound(per_name: Mapping[str, jax.Array]) -> Hyperparams:
@@ -104,8 +145,10 @@ def full_step(
         tangent = PerName(
             (name, _discounted_sum(discount[name], moved[name], direct[name])) for name in direct
         )
+    tangent, bound = _bounded(method, state, tangent, discount, updates)
     return updates, OnlineState(
         settings=state.settings,
+        awaits_rate=state.awaits_rate,
         step_count=optax.safe_increment(state.step_count),
         hyperparams=hyperparams,
         hypergradient=PerName(hypergradient),
@@ -115,6 +158,7 @@ def full_step(
         tangent=tangent,
         direct=PerName((name, direct[name].params) for name in state.direct),
         average=_next_average(method, state, inputs.params, updates, tangent, is_sound),
+        bound=bound,
         inner_state=inner_state,
         hyper_state=hyper_state,
     )
@@ -144,14 +188,16 @@ def _objective_grad(objective: Tree, looked_at: dict[str, Tree]) -> Tree:
     )
 
 
-def _norms(method: Method, looked_at: dict[str, Tree], objective_grad: Tree) -> dict[str, Any]:
-    """‖Z‖ for each name and ‖e‖, for rules that take them."""
+def _norms(
+    method: Method, state: OnlineState, looked_at: dict[str, Tree], objective_grad: Tree
+) -> dict[str, Any]:
+    """‖Z‖ for each name and ‖e‖, for rules that take them; the excess where there is a bound."""
     if not isinstance(method.rule, optax.GradientTransformationExtraArgs):
         return {}
     return {
         "tangent_norm": {name: _numbers.norm(tangent) for name, tangent in looked_at.items()},
         "objective_norm": _numbers.norm(objective_grad),
-    }
+    } | ({} if state.bound is None else {"tangent_excess": dict(state.bound.excess)})
 
 
 def _all_finite(scalars: Any) -> jax.Array:
@@ -306,6 +352,33 @@ def _discounted_sum(discount: jax.Array, moved: Tangent, direct: Tangent) -> Tan
         return jnp.where(jnp.isfinite(total), total, b)
 
     return jax.tree.map(entries, moved, direct)
+
+
+def _bounded(
+    method: Method, state: OnlineState, tangent: PerName, discount: Hyperparams, updates: Tree
+) -> tuple[PerName, Bound | None]:
+    """Z held below ``max_tangent`` times the way that the parameters went, and by how much.
+
+    Where the rate is too large for the curvature, Z grows like the fastest growing mode, of which
+    it then has the direction: it says nothing any more, but that it had to be held does.
+    """
+    if state.bound is None or method.max_tangent is None:
+        return tangent, None
+    length = _numbers.norm(_trees.floats_of(updates))
+    held, distances, excesses = {}, {}, {}
+    for name, z in tangent.items():
+        old = state.bound.distance[name]
+        distance = discount[name] * old + length.astype(old.dtype)
+        allowed = (method.max_tangent * distance).astype(old.dtype)
+        ratio = _numbers.ratio(_numbers.norm(z.params).astype(old.dtype), allowed, 1.0)
+        # Beyond e^80 it may as well be 0; the norm may have overflown, or the way not be finite.
+        excess = jnp.clip(jnp.log(jnp.maximum(ratio, 1.0)), 0.0, 80.0)
+        excess = jnp.where(jnp.isnan(excess), 80.0, excess)
+        held[name] = optax.tree.scale(jnp.exp(-excess), z)
+        distances[name] = jnp.where(jnp.isfinite(distance), distance, 0.0)
+        excesses[name] = excess
+    held = {name: _trees.cast_like(z, tangent[name]) for name, z in held.items()}
+    return PerName(held), Bound(PerName(distances), PerName(excesses))
 
 
 def _next_average(

@@ -21,6 +21,9 @@ class ExponentiatedGradientState(NamedTuple):
 
 def exponentiated_gradient(
     hyper_learning_rate: float | jax.Array,
+    *,
+    shrink: float | jax.Array = 1.0,
+    push: float | jax.Array = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiplies η by exp(−γ cos), where cos is the cosine between the tangent and ∇E.
 
@@ -32,8 +35,16 @@ def exponentiated_gradient(
     of the units of the loss or of the parameters alters it. Where Z or e is 0, η stays. A large γ
     may bring η down to 0; it can rise from there again.
 
+    With ``shrink`` and ``push``, and x ≥ 0 the excess of a bounded tangent (``max_tangent`` of
+    :func:`hyperlr.online`), in place of the cosine c::
+
+        c + min(push · x, 1)  where c ≤ 0,    shrink · c + min(push · x, 1)  where c > 0
+
     Args:
       hyper_learning_rate: γ ≥ 0, dimensionless; 0.2 is a good first choice.
+      shrink: weight ≥ 0 of a cosine that makes η smaller; default 1.
+      push: weight ≥ 0 of the excess, which says that η is too large for any tangent to tell;
+        default 0.
 
     Returns:
       A transformation on a dict of scalars, for ``hyper_optimizer`` of :func:`hyperlr.online`. Its
@@ -64,6 +75,8 @@ def exponentiated_gradient(
       takes the place of.
     """
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
+    _checks.check_float_scalar("shrink", shrink, lower=0.0)
+    _checks.check_float_scalar("push", push, lower=0.0)
 
     def init_fn(params: optax.Params) -> ExponentiatedGradientState:
         for name, value in params.items():
@@ -81,6 +94,7 @@ def exponentiated_gradient(
         *,
         tangent_norm: optax.Params | None = None,
         objective_norm: jax.Array | None = None,
+        tangent_excess: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ExponentiatedGradientState]:
         del extra_args
@@ -90,19 +104,22 @@ def exponentiated_gradient(
                 "the hyper_optimizer of hyperlr.online or hyperlr.marthe, which pass them"
             )
 
-        def step(hypergradient: Any, value: Any, gamma: Any, norm: Any) -> jax.Array:
+        def step(hypergradient: Any, value: Any, gamma: Any, norm: Any, excess: Any) -> jax.Array:
             # Divided by one norm after the other: their product can overflow or underflow, and
             # with it 0 · ∞, where the cosine is an ordinary number.
             along_tangent = _numbers.ratio(hypergradient, norm)
             cosine = _numbers.ratio(along_tangent, objective_norm)
             # Beyond 1 by rounding alone, which is much where the squares of the norms underflow.
             cosine = jnp.clip(cosine, -1.0, 1.0)
+            cosine = jnp.where(cosine > 0, shrink * cosine, cosine)
+            cosine = (cosine + jnp.minimum(push * excess, 1.0)).astype(value.dtype)
             # No factor moves 0, where a large γ or an underflow can have brought η: from there it
             # goes on like the smallest number that a small factor still changes.
             limits = jnp.finfo(value.dtype)
             return jnp.maximum(value, limits.tiny / limits.eps) * jnp.expm1(-gamma * cosine)
 
-        steps = jax.tree.map(step, updates, params, state.hyper_learning_rate, tangent_norm)
+        excess = optax.tree.zeros_like(params) if tangent_excess is None else tangent_excess
+        steps = jax.tree.map(step, updates, params, state.hyper_learning_rate, tangent_norm, excess)
         return steps, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
