@@ -72,7 +72,8 @@ def unroll(
         not take its names, complex or integer ``params``, a loss that is not a scalar, or with
         ``model_state`` not a pair.
       ValueError: an empty schedule or lengths that differ, ``batches`` without leading axis T, an
-        unknown ``checkpointing``, a model state that changes in structure or shape.
+        unknown ``checkpointing``, a model state that changes in structure or shape; a
+        hyperparameter on which no update of ``inner`` depends.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
@@ -129,10 +130,13 @@ def unroll_with_state(
     check_leading_axis("batches", batches, num_steps)
     step = functools.partial(_training_step, inner, stateful_loss(loss_fn, model_state))
     params = _trees.cast_like(params, params)
-    inner_state = inner(**{name: values[0] for name, values in hyperparams.items()}).init(params)
+    first = {name: values[0] for name, values in hyperparams.items()}
+    inner_state = inner(**first).init(params)
+    inner_state = _trees.cast_like(inner_state, inner_state)
+    _check_dependence(inner, first, params, inner_state)
     carry = (
         params,
-        _trees.cast_like(inner_state, inner_state),
+        inner_state,
         _trees.cast_like(model_state, model_state),
     )
     if checkpointing == "none":
@@ -141,6 +145,23 @@ def unroll_with_state(
         carry, losses = _scan_in_chunks(step, carry, hyperparams, batches, num_steps)
     params, _, final_state = carry
     return params, losses, final_state
+
+
+def _check_dependence(
+    inner: Callable[..., optax.GradientTransformation],
+    hyperparams: Hyperparams,
+    params: Tree,
+    inner_state: Tree,
+) -> None:
+    """Raises where a hyperparameter has no effect on the update, and its hypergradient would be 0.
+
+    What else an optimizer may ask for stands for itself by shapes and dtypes; nothing is computed.
+    """
+    value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
+    inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
+    given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
+    step = functools.partial(_inner_step.inner_step, inner, given)
+    _inner_step.movable(step, hyperparams, inputs, through_grads=False)
 
 
 def chunk_length(num_steps: int) -> int:

@@ -155,7 +155,7 @@ def test_an_optimizer_that_uses_the_loss_sees_that_of_its_own_step():
     def inner(learning_rate):
         def update(updates, state, params, *, value, value_fn, **others):
             jax.debug.callback(lambda *pair: seen.append(pair), value, value_fn(params))
-            return updates, state
+            return optax.tree.scale(learning_rate, updates), state
 
         return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 

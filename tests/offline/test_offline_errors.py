@@ -101,6 +101,23 @@ def test_other_arguments_that_cannot_be_used(tmp_path):
         jax.jit(lambda s: run(print, schedule=s))(jnp.full(5, 0.1))
 
 
+@pytest.mark.parametrize(
+    ("inner", "name"),
+    [
+        (lambda learning_rate: optax.sgd(0.1), "learning_rate"),
+        (lambda learning_rate, momentum: optax.sgd(learning_rate), "momentum"),
+    ],
+)
+def test_a_hyperparameter_without_effect_is_an_error(inner, name):
+    params, batches, objective, schedule = mlp_problem(3)
+    schedule = {"learning_rate": schedule} | {name: schedule}
+    message = f"the update of inner does not depend on {name}"
+    with pytest.raises(ValueError, match=message):
+        hyperlr.unroll(inner, params, schedule, batches, mlp_loss)
+    with pytest.raises(ValueError, match=message):
+        hyperlr.schedule_hypergradient(inner, params, schedule, batches, mlp_loss, objective)
+
+
 def test_no_iterations_leave_the_schedule():
     for callback in (None, print):
         result = run(callback, num_iterations=np.int64(0))

@@ -289,6 +289,15 @@ def test_candidates_are_checked(candidates, error, message):
         hyperlr.find_step_size(ones, candidates)
 
 
+def test_the_margin_of_rounded_candidates_is_seen():
+    """In float32, ten times a thousandth is a little more than a hundredth."""
+    candidates = jnp.array([1e-3, 1e-2], jnp.float32)
+    assert 10 * float(candidates[0]) > float(candidates[1])
+    found = hyperlr.find_step_size(lambda size: jnp.ones(3) + 0.0 * size, candidates)
+    assert found.place == 0
+    assert found.margin_seen
+
+
 def test_integers_are_numbers():
     for candidates in ([1, 2, 40], np.array([1, 2, 40]), jnp.array([1, 2, 40])):
         found = hyperlr.find_step_size(
