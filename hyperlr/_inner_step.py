@@ -46,10 +46,12 @@ def inner_step(
 ) -> tuple[Tree, Tree]:
     """The update u in the dtypes of the gradients, and s′ in the dtypes of s."""
     grads, inner_state, params, extra = inputs
-    transformation = inner(**hyperparams)
-    current = _with_injected(inner, hyperparams, inner_state, params)
-    accepted = accepted_args(transformation.update, {**extra_args, **extra})
-    updates, new_state = transformation.update(grads, current, params, **accepted)
+    # Hyperparameters of float32 meet parameters of any dtype: a mixture of ours, not the user's.
+    with jax.numpy_dtype_promotion("standard"):
+        transformation = inner(**hyperparams)
+        current = _with_injected(inner, hyperparams, inner_state, params)
+        accepted = accepted_args(transformation.update, {**extra_args, **extra})
+        updates, new_state = transformation.update(grads, current, params, **accepted)
     return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
 
 

@@ -18,6 +18,15 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
+@pytest.fixture(params=["jax_debug_nans", "jax_debug_infs"])
+def debugging(request):
+    """Stops a test at the first NaN, or at the first ∞."""
+    jax.clear_caches()  # a program that was compiled before is not watched
+    jax.config.update(request.param, True)
+    yield
+    jax.config.update(request.param, False)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The digits that come with the install."""

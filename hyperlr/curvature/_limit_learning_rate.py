@@ -10,7 +10,7 @@ import optax
 
 from hyperlr._numbers import norm
 from hyperlr._trees import accumulation_dtype
-from hyperlr.curvature._step_size import max_stable_learning_rate
+from hyperlr.curvature._step_size import finite_stable_learning_rate
 
 
 class LimitLearningRateState(NamedTuple):
@@ -18,8 +18,8 @@ class LimitLearningRateState(NamedTuple):
 
     Attributes:
       step_count: number of updates so far, int32, shape ().
-      max_learning_rate: ε_max as last computed, at least float32, shape (); infinite where
-        curvature sets no limit.
+      max_learning_rate: ε_max as last computed, at least float32, shape (); the largest finite
+        number where curvature sets no limit.
       inner_state: the state of the transformation inside.
     """
 
@@ -56,6 +56,7 @@ def limit_learning_rate(
       the other extra arguments to ``tx``. ``jvp``, ``vjp`` and ``vmap`` are supported.
 
     Raises:
+      TypeError: ``fraction`` is a schedule.
       ValueError: a static ``fraction`` is not positive, ``every`` is less than 1, or ``update`` is
         called without ``params`` or ``value_fn``.
 
@@ -73,6 +74,11 @@ def limit_learning_rate(
     References:
       The handwritten notes on choosing the step size of gradient descent.
     """
+    if callable(fraction):
+        raise TypeError(
+            f"fraction must be a number, got {fraction!r}: put the schedule into tx, as in "
+            "limit_learning_rate(optax.sgd(schedule), 0.9)"
+        )
     if isinstance(fraction, Real) and not float(fraction) > 0:
         raise ValueError(f"fraction must be positive, got {fraction}: for example 0.9")
     if every < 1:
@@ -82,7 +88,7 @@ def limit_learning_rate(
     def init_fn(params: optax.Params) -> LimitLearningRateState:
         return LimitLearningRateState(
             step_count=jnp.zeros((), jnp.int32),
-            max_learning_rate=jnp.full((), jnp.inf, accumulation_dtype(params)),
+            max_learning_rate=_no_limit(accumulation_dtype(params)),
             inner_state=tx.init(params),
         )
 
@@ -101,7 +107,7 @@ def limit_learning_rate(
             )
         max_learning_rate = jax.lax.cond(
             state.step_count % every == 0,
-            lambda: max_stable_learning_rate(value_fn, params, updates).astype(
+            lambda: finite_stable_learning_rate(value_fn, params, updates).astype(
                 state.max_learning_rate.dtype
             ),
             lambda: state.max_learning_rate,
@@ -109,9 +115,10 @@ def limit_learning_rate(
         new_updates, inner_state = tx.update(
             updates, state.inner_state, params, value_fn=value_fn, **extra_args
         )
-        limit = fraction * max_learning_rate
-        scale = _shrinkage(norm(new_updates), norm(updates), limit)
-        new_updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), new_updates)
+        scale = _shrinkage(norm(new_updates), norm(updates), max_learning_rate, fraction)
+        # The scale is of float32 whatever the updates are.
+        with jax.numpy_dtype_promotion("standard"):
+            new_updates = jax.tree.map(lambda u: (scale * u).astype(u.dtype), new_updates)
         return new_updates, LimitLearningRateState(
             step_count=optax.safe_increment(state.step_count),
             max_learning_rate=max_learning_rate,
@@ -121,8 +128,17 @@ def limit_learning_rate(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _shrinkage(step: jax.Array, gradient: jax.Array, limit: jax.Array) -> jax.Array:
-    """min(1, limit · gradient / step), without ∞ · 0 at zero gradient and 0/0 at zero step."""
-    longest = jnp.where(jnp.isfinite(limit), limit, 0.0) * gradient
-    too_long = jnp.isfinite(limit) & (step > longest)
+def _no_limit(dtype: Any) -> jax.Array:
+    return jnp.full((), jnp.finfo(dtype).max, dtype)
+
+
+def _shrinkage(
+    step: jax.Array, gradient: jax.Array, max_learning_rate: jax.Array, fraction: Any
+) -> jax.Array:
+    """min(1, fraction · ε_max · gradient / step), 1 at zero step or where there is no limit."""
+    dtype = max_learning_rate.dtype
+    step, gradient, fraction = (jnp.asarray(x, dtype) for x in (step, gradient, fraction))
+    limited = max_learning_rate < _no_limit(dtype)
+    longest = fraction * jnp.where(limited, max_learning_rate, 0.0) * gradient
+    too_long = limited & (step > longest)
     return jnp.where(too_long, longest / jnp.where(too_long, step, 1.0), 1.0)

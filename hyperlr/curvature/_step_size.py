@@ -119,6 +119,19 @@ def optimal_learning_rate(
     return jnp.where(positive, 1.0 / jnp.where(positive, curvature, 1.0), jnp.inf)
 
 
+def finite_stable_learning_rate(
+    value_fn: Callable[[Tree], jax.Array], params: Tree, grads: Tree
+) -> jax.Array:
+    """:func:`max_stable_learning_rate`, but the largest finite number where there is no limit.
+
+    No ∞ is formed on the way, so that ``jax_debug_infs`` has nothing to stop at.
+    """
+    curvature = rayleigh_quotient(value_fn, params, grads)
+    bends = curvature > 0
+    largest = jnp.finfo(curvature.dtype).max
+    return jnp.where(bends, 2.0 / jnp.where(bends, curvature, 1.0), largest)
+
+
 def gradient_norm_bound(
     lipschitz: float | jax.Array,
     initial_value: float | jax.Array,

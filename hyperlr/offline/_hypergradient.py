@@ -8,7 +8,9 @@ import optax
 
 from hyperlr import _checks, _trees
 from hyperlr._trees import Tree
-from hyperlr.offline._unroll import CHECKPOINTING, Schedule, unroll
+from hyperlr.offline._model_state import objective_value
+from hyperlr.offline._schedule import Schedule
+from hyperlr.offline._unroll import CHECKPOINTING, unroll_with_state
 
 MODES = ("reverse", "forward")
 
@@ -18,9 +20,10 @@ def schedule_hypergradient(
     params: optax.Params,
     schedule: Schedule,
     batches: Tree,
-    loss_fn: Callable[[optax.Params, Any], jax.Array],
-    objective_fn: Callable[[optax.Params], jax.Array],
+    loss_fn: Callable[..., Any],
+    objective_fn: Callable[..., jax.Array],
     *,
+    model_state: Tree = None,
     mode: str = "reverse",
     checkpointing: str = "chunk",
 ) -> tuple[jax.Array, Schedule]:
@@ -43,8 +46,12 @@ def schedule_hypergradient(
       params: w_0, a tree of floating-point arrays.
       schedule: η, a floating-point array [T], or a dict of arrays [T].
       batches: tree of arrays with leading axis T.
-      loss_fn: ``loss_fn(params, batch)``, the training loss as a scalar.
-      objective_fn: ``objective_fn(params)``, E as a scalar: the loss on validation data, say.
+      loss_fn: ``loss_fn(params, batch)``, the training loss as a scalar; with ``model_state``,
+        ``loss_fn(params, model_state, batch)``, which returns (loss, model_state).
+      objective_fn: ``objective_fn(params)``, E as a scalar: the loss on validation data, say; with
+        ``model_state``, ``objective_fn(params, model_state)``, at those of step T.
+      model_state: what training moves beside the parameters, such as running statistics, as for
+        :func:`hyperlr.unroll`; the hypergradient counts what η does to E through it.
       mode: "reverse" or "forward", for small T and for checking.
       checkpointing: "chunk", memory O(√T), or "none", O(T); forward mode has no use for it.
 
@@ -81,9 +88,10 @@ def schedule_hypergradient(
     kept = checkpointing if mode == "reverse" else "none"
 
     def objective(schedule: Schedule) -> tuple[jax.Array, jax.Array]:
-        final_params, _ = unroll(inner, params, schedule, batches, loss_fn, checkpointing=kept)
-        value = objective_fn(final_params)
-        _checks.check_scalar_loss("objective_fn", value)
+        final_params, _, final_state = unroll_with_state(
+            inner, params, schedule, batches, loss_fn, model_state=model_state, checkpointing=kept
+        )
+        value = objective_value(objective_fn, final_params, final_state)
         return value, value
 
     derivative = jax.grad if mode == "reverse" else jax.jacfwd

@@ -2,58 +2,53 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from hyperlr import _files
-from hyperlr.offline._outer_step import OuterRecord, OuterState
+from hyperlr.offline._outer_step import OuterRecord
+from hyperlr.offline._progress import History, Progress
 
-Step = Callable[[OuterState, None], tuple[OuterState, OuterRecord]]
+Step = Callable[[Progress, None], tuple[Progress, OuterRecord]]
+Callback = Callable[[OuterRecord], Any]
 
 # Changes when a checkpoint of this version can no longer be read.
-_FORMAT = "2"
-
-
-class History(NamedTuple):
-    """Values and norms of the iterations so far: lists of floats, or arrays."""
-
-    values: Any
-    hypergradient_norms: Any
+_FORMAT = "3"
 
 
 def run(
     step: Step,
-    state: OuterState,
+    progress: Progress,
     num_iterations: int,
-    callback: Callable[[OuterRecord], None] | None,
+    callback: Callback | None,
     checkpoint_dir: str | os.PathLike[str] | None,
     checkpoint_every: int,
     identity: Mapping[str, Any],
-) -> tuple[OuterState, History]:
+) -> tuple[Progress, History]:
     """Iterates ``step`` up to ``num_iterations``, from the last checkpoint if there is one.
 
     ``identity`` holds what else makes the run the one that it is, besides its initial state.
     """
     history = History([], [])
     if checkpoint_dir is None:
-        return _iterate(step, state, history, num_iterations, callback, lambda *_: None)
+        return _iterate(step, progress, history, num_iterations, callback, lambda *_: None)
     problem = {
         "format": _FORMAT,
-        "schedule": _files.describe(state.schedule),
-        "optimizer state": _files.describe(state.optimizer_state),
-        "starting point": _files.digest(state),
+        "schedule": _files.describe(progress.state.schedule),
+        "optimizer state": _files.describe(progress.state.optimizer_state),
+        "starting point": _files.digest(progress.state),
     } | {name: _files.digest(tree) for name, tree in identity.items()}
 
     with _files.open_directory(checkpoint_dir) as manager:
         found = _files.restore_latest(
             manager,
-            lambda done: (state, _arrays(History([0.0] * done, [0.0] * done))),
+            lambda done: (progress, _arrays(History([0.0] * done, [0.0] * done))),
             problem,
         )
         if found is not None:
-            done, (state, arrays) = found
+            done, (progress, arrays) = found
             if done > num_iterations:
                 raise ValueError(
                     f"checkpoint_dir {checkpoint_dir} holds a run of {done} iterations, more than "
@@ -61,46 +56,49 @@ def run(
                 )
             history = History(*(x.tolist() for x in arrays))
 
-        def save(state: OuterState, history: History) -> None:
+        def save(progress: Progress, history: History, is_last: bool) -> None:
             done = len(history.values)
-            if done % checkpoint_every == 0 or done == num_iterations:
-                _files.save(manager, done, (state, _arrays(history)), problem)
+            if is_last or done % checkpoint_every == 0:
+                _files.save(manager, done, (progress, _arrays(history)), problem)
 
-        return _iterate(step, state, history, num_iterations, callback, save)
+        return _iterate(step, progress, history, num_iterations, callback, save)
 
 
 def _iterate(
     step: Step,
-    state: OuterState,
+    progress: Progress,
     history: History,
     num_iterations: int,
-    callback: Callable[[OuterRecord], None] | None,
-    save: Callable[[OuterState, History], None],
-) -> tuple[OuterState, History]:
+    callback: Callback | None,
+    save: Callable[[Progress, History, bool], None],
+) -> tuple[Progress, History]:
     """The loop itself; the callback comes before the checkpoint, so that it misses no iteration."""
     for _ in range(len(history.values), num_iterations):
+        evaluated = progress.state.schedule
         # A scan of one step, not a jit: data that the step closes over are then arguments of the
         # compiled program, not constants inside it.
-        state, records = jax.lax.scan(step, state, None, length=1)
-        record = _on_host(jax.tree.map(lambda x: x[0], records))
+        progress, records = jax.lax.scan(step, progress, None, length=1)
+        record = _on_host(records, evaluated)
         history.values.append(record.value)
         history.hypergradient_norms.append(record.hypergradient_norm)
-        if callback is not None:
-            callback(record)
-        save(state, history)
-    return state, history
+        is_last = callback is not None and _is_true(callback(record))
+        save(progress, history, is_last or len(history.values) == num_iterations)
+        if is_last:
+            break
+    return progress, history
 
 
-def _on_host(record: OuterRecord) -> OuterRecord:
-    """The record with Python numbers; its schedule stays as it is."""
-    return OuterRecord(
-        iteration=int(record.iteration),
-        value=float(record.value),
-        schedule=record.schedule,
-        hypergradient_norm=float(record.hypergradient_norm),
-        skipped=bool(record.skipped),
-        num_skipped=int(record.num_skipped),
-    )
+def _on_host(records: OuterRecord, evaluated: Any) -> OuterRecord:
+    """The only one of ``records`` in Python's numbers, brought over at once, and its schedule."""
+    numbers = jax.device_get(records._replace(schedule={}))
+    record = jax.tree.map(lambda x: x.item(), numbers)
+    return record._replace(schedule=evaluated)
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether it is a ``True`` of Python, NumPy or JAX; a number, as ``write`` returns, is not."""
+    is_bool = isinstance(answer, bool) or getattr(answer, "dtype", None) == jnp.bool_
+    return is_bool and bool(answer)
 
 
 def _arrays(history: History) -> History:

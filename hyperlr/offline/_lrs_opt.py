@@ -1,12 +1,11 @@
 """The rule of LRS-OPT: gradient descent on the schedule, projected on η ≥ 0."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks
+from hyperlr.offline._schedule import project
 
 
 def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
@@ -20,14 +19,14 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
     entry ``"learning_rate"`` alone is projected.
 
     Args:
-      hyper_learning_rate: β ≥ 0, a float; maybe traced.
+      hyper_learning_rate: β ≥ 0, a number; maybe traced.
 
     Returns:
       A transformation on the schedule, an array [T] or a dict of arrays [T]; its
       ``update(hypergradient, state, schedule)`` needs the schedule. Supports ``vmap``.
 
     Raises:
-      TypeError: ``hyper_learning_rate`` is not a float scalar.
+      TypeError: ``hyper_learning_rate`` is not a scalar number.
       ValueError: a static ``hyper_learning_rate`` is negative; in ``update``, a missing schedule.
 
     Example:
@@ -42,6 +41,12 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
       [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
       and Section 5 (Donini et al., 2020).
     """
+    if callable(hyper_learning_rate):
+        raise TypeError(
+            f"hyper_learning_rate must be a number, got {hyper_learning_rate!r}: for a step size "
+            "that changes from one outer iteration to the next take optax.sgd(schedule); "
+            "optimize_schedule projects on η ≥ 0 whatever its optimizer is"
+        )
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
 
     def init_fn(params: optax.Params) -> optax.EmptyState:
@@ -65,13 +70,3 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
         return jax.tree.map(jnp.subtract, projected, params), state
 
     return optax.GradientTransformation(init_fn, update_fn)
-
-
-def project(schedule: optax.Params) -> optax.Params:
-    """The schedule with learning rates max(η, 0): all of it, or the entry of a dict so named."""
-
-    def projected(path: tuple[Any, ...], values: jax.Array) -> jax.Array:
-        name = getattr(path[0], "key", "learning_rate") if path else "learning_rate"
-        return jnp.maximum(values, 0) if name == "learning_rate" else values
-
-    return jax.tree_util.tree_map_with_path(projected, schedule)

@@ -10,8 +10,7 @@ import optax
 from hyperlr import _numbers, _trees
 from hyperlr._trees import Tree
 from hyperlr.offline._hypergradient import schedule_hypergradient
-from hyperlr.offline._lrs_opt import project
-from hyperlr.offline._unroll import Schedule
+from hyperlr.offline._schedule import Schedule, project
 
 
 class OuterState(NamedTuple):
@@ -75,11 +74,12 @@ def outer_step(
     params: optax.Params,
     state: OuterState,
     sample_batches: Callable[[jax.Array], Tree],
-    loss_fn: Callable[[optax.Params, Any], jax.Array],
-    objective_fn: Callable[[optax.Params], jax.Array],
+    loss_fn: Callable[..., Any],
+    objective_fn: Callable[..., jax.Array],
     *,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
+    model_state: Tree = None,
     mode: str = "reverse",
     checkpointing: str = "chunk",
 ) -> tuple[OuterState, OuterRecord]:
@@ -93,8 +93,8 @@ def outer_step(
     new schedule is not finite, the schedule and the optimizer's state stay as they are.
 
     Args:
-      inner, params, sample_batches, loss_fn, objective_fn, optimizer, key, mode, checkpointing:
-        as for :func:`hyperlr.optimize_schedule`; ``key`` is the key of the whole run.
+      inner, params, sample_batches, loss_fn, objective_fn, optimizer, key, model_state, mode,
+        checkpointing: as for :func:`hyperlr.optimize_schedule`; ``key`` is that of the whole run.
       state: from :func:`init_outer_state`, or from the step before.
 
     Returns:
@@ -134,6 +134,7 @@ def outer_step(
         batches,
         loss_fn,
         objective_fn,
+        model_state=model_state,
         mode=mode,
         checkpointing=checkpointing,
     )

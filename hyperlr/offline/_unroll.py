@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,14 +12,16 @@ import optax
 from hyperlr import _checks, _inner_step, _trees
 from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._trees import Tree
+from hyperlr.offline._model_state import StatefulLoss, stateful_loss
+from hyperlr.offline._schedule import Schedule, as_hyperparams, check_leading_axis
 
 CHECKPOINTING = ("none", "chunk")
 
 # A chunk is unrolled up to this many steps: compiling takes time in proportion.
 _MAX_UNROLL = 32
 
-Schedule = jax.Array | Mapping[str, jax.Array]
-Carry = tuple[Tree, optax.OptState]
+# Parameters, state of the inner optimizer, state of the model.
+Carry = tuple[Tree, optax.OptState, Tree]
 
 
 def unroll(
@@ -27,16 +29,21 @@ def unroll(
     params: optax.Params,
     schedule: Schedule,
     batches: Tree,
-    loss_fn: Callable[[optax.Params, Any], jax.Array],
+    loss_fn: Callable[..., Any],
     *,
+    model_state: Tree = None,
     checkpointing: str = "chunk",
-) -> tuple[optax.Params, jax.Array]:
+) -> tuple[Any, ...]:
     r"""Trains for T steps with a given schedule, as one differentiable function of the schedule.
 
     With w_0 = ``params``, s_0 the initial state of the inner optimizer, and Φ its step on the
     minibatch of step t with the hyperparameters η_t of the schedule::
 
         (w_{t+1}, s_{t+1}) = Φ_t(w_t, s_t, η_t),   t = 0 … T − 1
+
+    A model may have a state r beside its parameters that training moves, such as the running
+    statistics of batch normalization: r_0 = ``model_state``, and the loss of step t returns r_{t+1}
+    with its value. Derivatives go through r as through w and s.
 
     Backpropagation needs every w_t again. With ``checkpointing="chunk"`` the steps are divided into
     chunks of about √T: only w and s at the start of a chunk are kept, and its steps are computed a
@@ -50,18 +57,23 @@ def unroll(
       schedule: η, a floating-point array [T] of learning rates, or a dict of arrays [T], one for
         each hyperparameter by the name that ``inner`` gives it.
       batches: tree of arrays with leading axis T; minibatches, or the indices of their examples.
-      loss_fn: ``loss_fn(params, batch)``, the loss L_t as a scalar.
+      loss_fn: ``loss_fn(params, batch)``, the loss L_t as a scalar; with ``model_state``,
+        ``loss_fn(params, model_state, batch)``, which returns (L_t, r_{t+1}).
+      model_state: r_0, a tree of arrays of any dtype; the default ``None`` is a model without.
       checkpointing: "chunk", memory O(√T); or "none", memory O(T).
 
     Returns:
-      w_T, in the shapes and dtypes of ``params``, and the losses L_t(w_t), an array [T].
-      Supports ``jvp``, ``vjp`` and ``vmap``, as far as ``inner`` and ``loss_fn`` do.
+      w_T, in the shapes and dtypes of ``params``, and the losses L_t(w_t), an array [T]; with
+      ``model_state`` also r_T, third, in the shapes and dtypes of ``model_state``. Supports
+      ``jvp``, ``vjp`` and ``vmap``, as far as ``inner`` and ``loss_fn`` do.
 
     Raises:
       TypeError: a schedule that is no floating-point array or dict of such, an ``inner`` that does
-        not take its names, complex or integer ``params``, a loss that is not a scalar.
+        not take its names, complex or integer ``params``, a loss that is not a scalar, or with
+        ``model_state`` not a pair.
       ValueError: an empty schedule or lengths that differ, ``batches`` without leading axis T, an
-        unknown ``checkpointing``.
+        unknown ``checkpointing``, a model state that changes in structure or shape; a
+        hyperparameter on which no update of ``inner`` depends.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
@@ -72,58 +84,84 @@ def unroll(
       >>> print(w, losses)
       0.5 [4. 4. 1.]
 
+      With a model state, here the mean of the targets so far.
+
+      >>> def loss_fn(w, mean, target):
+      ...     mean = 0.5 * mean + 0.5 * target
+      ...     return jnp.sum((w - mean) ** 2), mean
+      >>> w, losses, mean = hyperlr.unroll(
+      ...     optax.sgd, jnp.zeros(()), schedule, targets, loss_fn, model_state=jnp.zeros(())
+      ... )
+      >>> print(w, losses, mean)
+      0.5 [1.   0.25 0.25] 0.25
+
     References:
       [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
       (Donini et al., 2020).
     """
+    params, losses, final_state = unroll_with_state(
+        inner,
+        params,
+        schedule,
+        batches,
+        loss_fn,
+        model_state=model_state,
+        checkpointing=checkpointing,
+    )
+    return (params, losses) if model_state is None else (params, losses, final_state)
+
+
+def unroll_with_state(
+    inner: Callable[..., optax.GradientTransformation],
+    params: optax.Params,
+    schedule: Schedule,
+    batches: Tree,
+    loss_fn: Callable[..., Any],
+    *,
+    model_state: Tree,
+    checkpointing: str,
+) -> tuple[optax.Params, jax.Array, Tree]:
+    """:func:`unroll` with three results in any case; the third is ``None`` where r is."""
     _checks.check_choice("checkpointing", checkpointing, CHECKPOINTING)
     hyperparams = as_hyperparams(schedule)
     num_steps = len(next(iter(hyperparams.values())))
     _checks.check_inner(inner, hyperparams)
     _checks.check_differentiable(params)
     check_leading_axis("batches", batches, num_steps)
-    step = functools.partial(_training_step, inner, loss_fn)
+    step = functools.partial(_training_step, inner, stateful_loss(loss_fn, model_state))
     params = _trees.cast_like(params, params)
-    inner_state = inner(**{name: values[0] for name, values in hyperparams.items()}).init(params)
-    carry = (params, _trees.cast_like(inner_state, inner_state))
+    first = {name: values[0] for name, values in hyperparams.items()}
+    inner_state = inner(**first).init(params)
+    inner_state = _trees.cast_like(inner_state, inner_state)
+    _check_dependence(inner, first, params, inner_state)
+    carry = (
+        params,
+        inner_state,
+        _trees.cast_like(model_state, model_state),
+    )
     if checkpointing == "none":
-        (params, _), losses = jax.lax.scan(step, carry, (hyperparams, batches))
+        carry, losses = jax.lax.scan(step, carry, (hyperparams, batches))
     else:
-        (params, _), losses = _scan_in_chunks(step, carry, hyperparams, batches, num_steps)
-    return params, losses
+        carry, losses = _scan_in_chunks(step, carry, hyperparams, batches, num_steps)
+    params, _, final_state = carry
+    return params, losses, final_state
 
 
-def as_hyperparams(schedule: Schedule) -> Hyperparams:
-    """The schedule as a dict of arrays [T] in at least float32; an error if it is none."""
-    remedy = "pass an array [T] of learning rates, or a dict of arrays [T], all of one length"
-    named = schedule if isinstance(schedule, Mapping) else {"learning_rate": schedule}
-    if not named:
-        raise ValueError(f"schedule is an empty dict: {remedy}")
-    for name, values in named.items():
-        label = f"schedule[{name!r}]" if isinstance(schedule, Mapping) else "schedule"
-        if not hasattr(values, "dtype") or not _trees.is_float(values):
-            raise TypeError(f"{label} must be a floating-point array, got {values!r}: {remedy}")
-        if len(values.shape) != 1 or values.shape[0] == 0:
-            raise ValueError(
-                f"{label} must have shape [T] with T ≥ 1, got {values.shape}: {remedy}"
-            )
-    lengths = {name: values.shape[0] for name, values in named.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"schedule has arrays of different lengths, {lengths}: {remedy}")
-    return {
-        name: jnp.asarray(values, jnp.promote_types(values.dtype, jnp.float32))
-        for name, values in named.items()
-    }
+def _check_dependence(
+    inner: Callable[..., optax.GradientTransformation],
+    hyperparams: Hyperparams,
+    params: Tree,
+    inner_state: Tree,
+) -> None:
+    """Raises where a hyperparameter has no effect on the update, and its hypergradient would be 0.
 
-
-def check_leading_axis(name: str, tree: Tree, length: int) -> None:
-    """Raises unless every leaf of ``tree`` has ``length`` entries along its first axis."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.shape(leaf)[:1] != (length,):
-            raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, but the schedule "
-                f"has T = {length} steps: stack one minibatch for each step along the first axis"
-            )
+    What else an optimizer may ask for stands for itself by shapes and dtypes; nothing is computed.
+    """
+    value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
+    inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
+    given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
+    step = functools.partial(_inner_step.inner_step, inner, given)
+    _inner_step.movable(step, hyperparams, inputs, through_grads=False)
 
 
 def chunk_length(num_steps: int) -> int:
@@ -133,23 +171,20 @@ def chunk_length(num_steps: int) -> int:
 
 def _training_step(
     inner: Callable[..., optax.GradientTransformation],
-    loss_fn: Callable[[optax.Params, Any], jax.Array],
+    loss: StatefulLoss,
     carry: Carry,
     inputs: tuple[Hyperparams, Tree],
 ) -> tuple[Carry, jax.Array]:
     """Φ_t: one gradient on the minibatch, one update with the hyperparameters of step t."""
-    params, inner_state = carry
+    params, inner_state, model_state = carry
     hyperparams, batch = inputs
-
-    def value_fn(params: Tree) -> jax.Array:
-        value = loss_fn(params, batch)
-        _checks.check_scalar_loss("loss_fn", value)
-        return value
-
-    value, grads = jax.value_and_grad(value_fn)(params)
-    given = Inputs(grads, inner_state, params, {"value": value, "grad": grads})
-    updates, inner_state = _inner_step.inner_step(inner, {"value_fn": value_fn}, hyperparams, given)
-    return (optax.apply_updates(params, updates), inner_state), value
+    (value, new_model_state), grads = jax.value_and_grad(loss, has_aux=True)(
+        params, model_state, batch
+    )
+    given = {"value_fn": lambda params: loss(params, model_state, batch)[0]}
+    inputs_of_inner = Inputs(grads, inner_state, params, {"value": value, "grad": grads})
+    updates, inner_state = _inner_step.inner_step(inner, given, hyperparams, inputs_of_inner)
+    return (optax.apply_updates(params, updates), inner_state, new_model_state), value
 
 
 def _scan_in_chunks(

@@ -7,7 +7,7 @@ parameters, so no initial rate has to be tuned.
 import jax
 import optax
 
-from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._checks import check_decay, check_root
 from hyperlr.optimizers._precision import in_float32
 
 
@@ -87,5 +87,5 @@ def scale_by_adadelta(
       See :func:`adadelta`.
     """
     check_decay("rho", rho)
-    check_eps(eps)
+    check_root("eps", eps)
     return in_float32(optax.scale_by_adadelta(rho, eps))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.optimizers._checks import check_eps
+from hyperlr.optimizers._checks import check_root
 from hyperlr.optimizers._precision import in_float32
 
 
@@ -36,8 +36,8 @@ def adagrad(
 
     Args:
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
-      eps: added inside the root, in units of a squared gradient. The default is the square of the
-        customary 1e-8; in float32 it should stay above 1e-24.
+      eps: added inside the root, as in ``optax.adagrad``, in units of a squared gradient. The
+        default is the square of the customary 1e-8; in float32 it should stay above 1e-24.
 
     Returns:
       A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
@@ -92,7 +92,7 @@ def scale_by_adagrad(
     References:
       See :func:`adagrad`.
     """
-    check_eps(eps)
+    check_root("eps", eps)
 
     def init_fn(params: optax.Params) -> ScaleByAdagradState:
         return ScaleByAdagradState(sum_of_squares=optax.tree.zeros_like(params))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._checks import check_decay, check_eps, check_root
 from hyperlr.optimizers._precision import in_float32
 
 
@@ -18,7 +18,8 @@ def adam_max(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-16,
+    eps: jax.typing.ArrayLike = 0.0,
+    eps_root: jax.typing.ArrayLike = 1e-16,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam over the maximum norm, with derivatives that hold at zero gradients.
 
@@ -26,7 +27,7 @@ def adam_max(
 
         m_t = b1 · m_{t-1} + (1 − b1) g_t          m̂_t = m_t / (1 − b1^t)
         v_t = b2 · v_{t-1} + (1 − b2) ‖g_t‖²_∞     v̂_t = v_t / (1 − b2^t)
-        w_{t+1} = w_t − learning_rate · m̂_t / √(v̂_t + eps)
+        w_{t+1} = w_t − learning_rate · m̂_t / (√(v̂_t + eps_root) + eps)
 
     This is the rule of the lecture notes, not the published AdaMax,
     :func:`~hyperlr.optimizers.adamax`. The squared norm is smooth at g = 0, where its slope is 0;
@@ -36,16 +37,21 @@ def adam_max(
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
       b1: β₁ in [0, 1), the part of m that is kept each step.
       b2: β₂ in [0, 1), the part of v that is kept each step.
-      eps: added inside the root, in units of a squared gradient. The default is the square of
-        Adam's 1e-8; in float32 it should stay above 1e-24.
+      eps: ε, added outside the root as in ``optax.adam``, in units of a gradient. The default 0
+        leaves its part to ``eps_root``.
+      eps_root: ε_root, added inside the root, without which there is no derivative at v̂ = 0, in
+        units of a squared gradient. The default is the square of the published ε, 1e-8; in float32
+        it should stay above 1e-24.
 
     Returns:
       A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
       extra arguments. ``jvp``, ``vjp`` and ``vmap`` are supported. The slope of the update at
-      v = 0, g = 0 is of the order of −learning_rate / √eps, which is large but true.
+      v = 0, g = 0 is of the order of −learning_rate / (√eps_root + eps), which is large but true.
 
     Raises:
-      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), ``eps`` negative or ``eps_root`` not
+        positive.
+      TypeError: a schedule in place of one of them.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -60,28 +66,34 @@ def adam_max(
       The section on Lp norms of the lecture notes on adaptive learning rates.
     """
     return in_float32(
-        optax.chain(scale_by_adam_max(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+        optax.chain(
+            scale_by_adam_max(b1, b2, eps, eps_root), optax.scale_by_learning_rate(learning_rate)
+        )
     )
 
 
 def scale_by_adam_max(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-16,
+    eps: jax.typing.ArrayLike = 0.0,
+    eps_root: jax.typing.ArrayLike = 1e-16,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction m̂_t / √(v̂_t + eps) of :func:`adam_max`, for ``optax.chain``.
+    """The direction m̂_t / (√(v̂_t + eps_root) + eps) of :func:`adam_max`, for ``optax.chain``.
 
     Args:
       b1: β₁ in [0, 1), the part of m that is kept each step.
       b2: β₂ in [0, 1), the part of v that is kept each step.
-      eps: added inside the root, in units of a squared gradient.
+      eps: added outside the root, in units of a gradient.
+      eps_root: added inside the root, in units of a squared gradient.
 
     Returns:
       A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported. Of its state, ``mu`` is m, like
       the parameters, and ``nu`` is v, a scalar for each of their arrays, both at least float32.
 
     Raises:
-      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), ``eps`` negative or ``eps_root`` not
+        positive.
+      TypeError: a schedule in place of one of them.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -98,6 +110,7 @@ def scale_by_adam_max(
     check_decay("b1", b1)
     check_decay("b2", b2)
     check_eps(eps)
+    check_root("eps_root", eps_root)
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
         return optax.ScaleByAdamState(
@@ -119,7 +132,7 @@ def scale_by_adam_max(
         largest = jax.tree.map(lambda g: jnp.max(g**2, initial=0.0), updates)
         nu = optax.tree.update_moment(largest, state.nu, b2, 1)
         updates = jax.tree.map(
-            lambda m, v: m / jnp.sqrt(v + eps),
+            lambda m, v: m / (jnp.sqrt(v + eps_root) + eps),
             optax.tree.bias_correction(mu, b1, count),
             optax.tree.bias_correction(nu, b2, count),
         )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._checks import check_decay, check_eps, check_root
 from hyperlr.optimizers._precision import in_float32
 
 
@@ -14,14 +14,15 @@ def adamax(
     learning_rate: optax.ScalarOrSchedule,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-16,
+    eps: jax.typing.ArrayLike = 0.0,
+    eps_root: jax.typing.ArrayLike = 1e-16,
 ) -> optax.GradientTransformationExtraArgs:
     """AdaMax, with derivatives that hold at zero gradients.
 
     With g_t the gradient (t = 1, 2, …), all operations elementwise and m_0 = u_0 = 0::
 
         m_t = b1 · m_{t-1} + (1 − b1) g_t
-        u_t = max(b2 · u_{t-1}, √(g_t² + eps))
+        u_t = max(b2 · u_{t-1}, √(g_t² + eps_root) + eps)
         w_{t+1} = w_t − learning_rate · m_t / (1 − b1^t) / u_t
 
     The published algorithm has |g_t| for the root: 0/0 for a parameter whose gradient has always
@@ -33,16 +34,21 @@ def adamax(
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
       b1: β₁ in [0, 1), the part of m that is kept each step.
       b2: β₂ in [0, 1), the part of the maximum that is kept each step.
-      eps: added inside the root, in units of a squared gradient, so that u is never below its
-        root. The default is the square of Adam's 1e-8; in float32 it should stay above 1e-24.
+      eps: ε, added outside the root as in ``optax.adamax``, in units of a gradient. The default 0
+        leaves its part to ``eps_root``.
+      eps_root: ε_root, added inside the root, without which there is no derivative at g = 0, in
+        units of a squared gradient. The default is the square of the published ε, 1e-8; in float32
+        it should stay above 1e-24.
 
     Returns:
       A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
       extra arguments. ``jvp``, ``vjp`` and ``vmap`` are supported. The slope of the update at
-      u = g = 0 is of the order of −learning_rate / √eps, which is large but true.
+      u = g = 0 is of the order of −learning_rate / (√eps_root + eps), which is large but true.
 
     Raises:
-      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), ``eps`` negative or ``eps_root`` not
+        positive.
+      TypeError: a schedule in place of one of them.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -59,28 +65,34 @@ def adamax(
       :func:`~hyperlr.optimizers.adam_max`.
     """
     return in_float32(
-        optax.chain(scale_by_adamax(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+        optax.chain(
+            scale_by_adamax(b1, b2, eps, eps_root), optax.scale_by_learning_rate(learning_rate)
+        )
     )
 
 
 def scale_by_adamax(
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
-    eps: jax.typing.ArrayLike = 1e-16,
+    eps: jax.typing.ArrayLike = 0.0,
+    eps_root: jax.typing.ArrayLike = 1e-16,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction m_t / (1 − b1^t) / u_t of :func:`adamax`, for ``optax.chain``.
 
     Args:
       b1: β₁ in [0, 1), the part of m that is kept each step.
       b2: β₂ in [0, 1), the part of the maximum that is kept each step.
-      eps: added inside the root, in units of a squared gradient.
+      eps: added outside the root, in units of a gradient.
+      eps_root: added inside the root, in units of a squared gradient.
 
     Returns:
       A transformation; ``jvp``, ``vjp`` and ``vmap`` are supported. Of its state, ``mu`` is m and
       ``nu`` is u, both like the parameters and at least float32.
 
     Raises:
-      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), or a static ``eps`` is not positive.
+      ValueError: a static ``b1`` or ``b2`` is outside [0, 1), ``eps`` negative or ``eps_root`` not
+        positive.
+      TypeError: a schedule in place of one of them.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -97,6 +109,7 @@ def scale_by_adamax(
     check_decay("b1", b1)
     check_decay("b2", b2)
     check_eps(eps)
+    check_root("eps_root", eps_root)
 
     def init_fn(params: optax.Params) -> optax.ScaleByAdamState:
         return optax.ScaleByAdamState(
@@ -115,7 +128,9 @@ def scale_by_adamax(
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         # optax.scale_by_adamax has |g| + eps here, and so the kink. Hence code of our own.
-        nu = jax.tree.map(lambda g, u: jnp.maximum(b2 * u, jnp.sqrt(g**2 + eps)), updates, state.nu)
+        nu = jax.tree.map(
+            lambda g, u: jnp.maximum(b2 * u, jnp.sqrt(g**2 + eps_root) + eps), updates, state.nu
+        )
         mu_hat = optax.tree.bias_correction(mu, b1, count)
         updates = jax.tree.map(lambda m, u: m / u, mu_hat, nu)
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr._trees import cast_like
+from hyperlr._trees import accumulation_dtype, cast_like
 
 
 def in_float32(
     transformation: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs ``transformation`` on float32 copies of bfloat16 gradients.
+    """Runs ``transformation`` on float32 copies of bfloat16 gradients and parameters.
 
     Its state is float32 for bfloat16 and float32 parameters, float64 for float64 ones, and keeps
     these dtypes whatever dtype a traced hyperparameter has. In bfloat16 a running average with
@@ -30,15 +30,16 @@ def in_float32(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        new_updates, new_state = transformation.update(
-            _at_least_float32(updates), state, params, **extra_args
-        )
+        # A float32 hyperparameter meets arrays of other dtypes in there, and an integer count meets
+        # floats: mixtures that are not the caller's, who may have set promotion to strict.
+        with jax.numpy_dtype_promotion("standard"):
+            new_updates, new_state = transformation.update(
+                _at_least_float32(updates), state, _at_least_float32(params), **extra_args
+            )
         return cast_like(new_updates, updates), cast_like(new_state, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _at_least_float32(tree: optax.Params) -> optax.Params:
-    return jax.tree.map(
-        lambda x: jnp.asarray(x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32)), tree
-    )
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(accumulation_dtype(x)), tree)

@@ -7,7 +7,7 @@ effective rate settles at a constant, and the iterates may oscillate around it.
 import jax
 import optax
 
-from hyperlr.optimizers._checks import check_decay, check_eps
+from hyperlr.optimizers._checks import check_decay, check_root
 from hyperlr.optimizers._precision import in_float32
 
 
@@ -26,8 +26,8 @@ def rmsprop(
     Args:
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
       decay: β in [0, 1), the part of v that is kept each step.
-      eps: added inside the root, in units of a squared gradient. The default is the square of the
-        customary 1e-8; in float32 it should stay above 1e-24.
+      eps: added inside the root, as in ``optax.rmsprop``, in units of a squared gradient. The
+        default is the square of the customary 1e-8; in float32 it should stay above 1e-24.
 
     Returns:
       A transformation whose ``update(grads, state, params=None, **extra_args)`` ignores unknown
@@ -83,5 +83,5 @@ def scale_by_rmsprop(
       See :func:`rmsprop`.
     """
     check_decay("decay", decay)
-    check_eps(eps)
+    check_root("eps", eps)
     return in_float32(optax.scale_by_rms(decay, eps, eps_in_sqrt=True))

@@ -6,6 +6,7 @@ from hyperlr.schedules._from_array import from_array, load_array, save_array
 from hyperlr.schedules._step_decay import step_decay
 from hyperlr.schedules._triangular import triangular
 from hyperlr.schedules._warm_restarts import warm_restarts
+from hyperlr.schedules._warmup_cosine import warmup_cosine
 from hyperlr.schedules._warmup_stable_decay import warmup_stable_decay
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "step_decay",
     "triangular",
     "warm_restarts",
+    "warmup_cosine",
     "warmup_stable_decay",
 ]

@@ -3,12 +3,13 @@
 import jax
 import optax
 
-from hyperlr.schedules._checks import check_at_least
+from hyperlr.schedules._checks import check_at_least, check_numbers
+from hyperlr.schedules._formula import Number, between, cosine_part, fraction, schedule_of
 
 
 def cosine_annealing(
     peak_value: float | jax.Array,
-    num_steps: int,
+    num_steps: float | jax.Array,
     end_value: float | jax.Array = 0.0,
 ) -> optax.Schedule:
     """Falls from one value to another along a cosine, and stays there.
@@ -19,12 +20,12 @@ def cosine_annealing(
 
     Args:
       peak_value: η_max, the value at step 0; maybe traced, and maybe 0.
-      num_steps: T_max, the step at which ``end_value`` is reached, at least 1; static.
+      num_steps: T_max, the step at which ``end_value`` is reached, at least 1; maybe traced.
       end_value: η_min, the value from step ``num_steps`` on; maybe traced.
 
     Returns:
-      A schedule, step → value, for a step that may be traced. ``jvp`` and ``vjp`` in ``peak_value``
-      and ``end_value``, and ``vmap``, are supported.
+      A schedule, step → value, for a step that may be traced. ``jvp``, ``vjp`` and ``vmap`` are
+      supported in everything.
 
     Raises:
       ValueError: a static ``num_steps`` is less than 1.
@@ -65,11 +66,14 @@ def cosine_annealing(
       Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017; the
       section on cyclic schedules of the lecture notes on adaptive learning rates.
     """
+    check_numbers(peak_value=peak_value, end_value=end_value)
     check_at_least("num_steps", num_steps, 1)
-    # With optax's own init_value and alpha, end_value / peak_value would be needed: 0/0 at peak 0.
-    shape = optax.cosine_decay_schedule(1.0, num_steps)
+    return schedule_of(_cosine_annealing, peak_value, num_steps, end_value)
 
-    def schedule(step: float | jax.Array) -> jax.Array:
-        return end_value + (peak_value - end_value) * shape(step)
 
-    return schedule
+def _cosine_annealing(
+    step: Number, peak_value: Number, num_steps: Number, end_value: Number
+) -> jax.Array:
+    # optax.cosine_decay_schedule has alpha = end_value / peak_value in place of the end: 0/0 at
+    # peak 0; and it branches on the number of steps, which may be traced here.
+    return between(peak_value, end_value, cosine_part(fraction(step, 0, num_steps)))

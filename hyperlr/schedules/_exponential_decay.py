@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hyperlr.schedules._checks import check_numbers
+from hyperlr.schedules._formula import Number, schedule_of
+
 
 def exponential_decay(
     init_value: float | jax.Array, decay_rate: float | jax.Array
@@ -38,9 +41,10 @@ def exponential_decay(
     References:
       The section on epoch-based schemes of the lecture notes on adaptive learning rates.
     """
+    check_numbers(init_value=init_value, decay_rate=decay_rate)
+    return schedule_of(_exponential_decay, init_value, decay_rate)
 
+
+def _exponential_decay(step: Number, init_value: Number, decay_rate: Number) -> jax.Array:
     # optax.exponential_decay branches on its rate, which may be traced here.
-    def schedule(step: float | jax.Array) -> jax.Array:
-        return init_value * jnp.exp(-decay_rate * step)
-
-    return schedule
+    return init_value * jnp.exp(-decay_rate * step)

@@ -1,15 +1,21 @@
 """A learned schedule for plain optax: from an array, and to and from a JSON file."""
 
+import copy
+import functools
 import json
 import math
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from hyperlr._trees import accumulation_dtype
+from hyperlr.schedules._formula import Number, between, schedule_of
 
 _FORMAT = "hyperlr.schedule"
 _VERSION = 1
@@ -27,7 +33,8 @@ def from_array(values: jax.Array, steps: int | None = None) -> optax.Schedule:
     so that η_t = v_t where S = T, and the ends are held before and after. S = 1 holds the first.
 
     Args:
-      values: v, a floating-point array [T] with T ≥ 1, or a list of floats; maybe traced.
+      values: v, an array [T] with T ≥ 1, or a list of numbers; maybe traced. Integers become
+        floats.
       steps: S ≥ 1, how many steps the schedule takes; the default is T. Static.
 
     Returns:
@@ -35,7 +42,7 @@ def from_array(values: jax.Array, steps: int | None = None) -> optax.Schedule:
       and ``vjp`` in ``values``, and ``vmap``, are supported.
 
     Raises:
-      TypeError: ``values`` is not an array of floats, or ``steps`` not an integer.
+      TypeError: ``values`` is not an array of numbers, or ``steps`` not an integer.
       ValueError: ``values`` is not of shape [T], or ``steps`` less than 1.
 
     Example:
@@ -49,25 +56,25 @@ def from_array(values: jax.Array, steps: int | None = None) -> optax.Schedule:
       >>> print(optax.apply_updates(params, updates))
       0.5
     """
-    values = _as_values("values", values)
-    num_values = values.shape[0]
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
-        raise TypeError(f"steps must be a Python integer or None, got {steps!r}")
+    dtype = _float_dtype("values", values)
+    if steps is not None and (not isinstance(steps, Integral) or isinstance(steps, bool)):
+        raise TypeError(f"steps must be an integer or None, got {steps!r}")
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    last = (num_values if steps is None else steps) - 1
+    last = (len(values) if steps is None else int(steps)) - 1
+    kept = values if isinstance(values, jax.Array) else copy.copy(values)
+    return schedule_of(functools.partial(_interpolated, kept, dtype, last))
+
+
+def _interpolated(given: Any, dtype: Any, last: int, step: Number) -> jax.Array:
+    values, num_values = jnp.asarray(given, dtype), len(given)
     scale = (num_values - 1) / last if last else 0.0
-
-    def schedule(step: float | jax.Array) -> jax.Array:
-        # In float32 whatever the dtype of the values: bfloat16 cannot count to T.
-        held = jnp.clip(step, 0, last).astype(jnp.promote_types(values.dtype, jnp.float32))
-        position = jnp.clip(held * scale, 0, num_values - 1)
-        left = jnp.floor(position).astype(jnp.int32)
-        right = jnp.minimum(left + 1, num_values - 1)
-        part = position - left
-        return ((1 - part) * values[left] + part * values[right]).astype(values.dtype)
-
-    return schedule
+    # In float32 whatever the dtype of the values: bfloat16 cannot count to T.
+    held = jnp.clip(step, 0, last).astype(accumulation_dtype(values))
+    position = held * scale
+    left = jnp.floor(position).astype(jnp.int32)
+    # At the end left + 1 is beyond it, where JAX takes the last value.
+    return between(values[left], values[left + 1], position - left).astype(values.dtype)
 
 
 def save_array(path: str | os.PathLike[str], values: Any) -> None:
@@ -145,25 +152,30 @@ def load_array(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
-def _as_values(name: str, values: Any) -> jax.Array:
-    """``values`` as an array [T] of floats."""
+def _float_dtype(name: str, values: Any) -> Any:
+    """The dtype of ``values`` as an array [T] of floats; an error where they are none."""
     remedy = "pass a floating-point array of shape [T], such as jnp.array([0.1, 0.05])"
     if isinstance(values, Mapping):
         raise TypeError(f"{name} is a dict: {remedy}, or one entry of the dict")
+    if callable(values):
+        raise TypeError(f"{name} must be an array, got a function, a schedule already: {remedy}")
     try:
-        array = jnp.asarray(values)
+        # The shape alone: building a schedule computes nothing on a device.
+        array = jax.eval_shape(lambda: jnp.asarray(values))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of floats: {remedy}") from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"{name} must have a floating-point dtype, got {array.dtype}: {remedy}")
     if array.ndim != 1 or array.shape[0] == 0:
         raise ValueError(f"{name} must have shape [T] with T ≥ 1, got {array.shape}: {remedy}")
-    return array
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array.dtype
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return jnp.result_type(float)
+    raise TypeError(f"{name} must have a floating-point dtype, got {array.dtype}: {remedy}")
 
 
 def _encode(name: str, values: Any) -> dict[str, Any]:
     """An array as dtype and decimal numbers; Python writes as many digits as a float needs."""
-    array = _as_values(name, values)
+    array = jnp.asarray(values, _float_dtype(name, values))
     if isinstance(array, jax.core.Tracer):
         raise TypeError(f"{name} is traced: call save_array outside jit, vmap and grad")
     numbers = [float(x) for x in jax.device_get(array)]

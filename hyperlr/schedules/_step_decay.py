@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.schedules._checks import check_at_least
+from hyperlr.schedules._checks import check_at_least, check_numbers
+from hyperlr.schedules._formula import Number, schedule_of
 
 
 def step_decay(
-    init_value: float | jax.Array, decay_factor: float | jax.Array, interval: int
+    init_value: float | jax.Array, decay_factor: float | jax.Array, interval: float | jax.Array
 ) -> optax.Schedule:
     """Multiplies the rate by a factor every few steps.
 
@@ -19,11 +20,11 @@ def step_decay(
     Args:
       init_value: η_0, the value of the first ``interval`` steps; maybe traced.
       decay_factor: γ, usually in (0, 1); maybe traced.
-      interval: τ, a number of steps, at least 1; static.
+      interval: τ, a number of steps, at least 1; maybe traced.
 
     Returns:
-      A schedule, step → value, for a step that may be traced. ``jvp`` and ``vjp`` in ``init_value``
-      and ``decay_factor``, and ``vmap``, are supported.
+      A schedule, step → value, for a step that may be traced. ``jvp``, ``vjp`` and ``vmap`` are
+      supported; the derivative in ``interval`` is 0.
 
     Raises:
       ValueError: a static ``interval`` is less than 1.
@@ -42,10 +43,13 @@ def step_decay(
     References:
       The section on epoch-based schemes of the lecture notes on adaptive learning rates.
     """
+    check_numbers(init_value=init_value, decay_factor=decay_factor)
     check_at_least("interval", interval, 1)
+    return schedule_of(_step_decay, init_value, decay_factor, interval)
 
+
+def _step_decay(
+    step: Number, init_value: Number, decay_factor: Number, interval: Number
+) -> jax.Array:
     # optax.exponential_decay(staircase=True) branches on decay_factor, which may be traced here.
-    def schedule(step: float | jax.Array) -> jax.Array:
-        return init_value * jnp.power(decay_factor, jnp.floor_divide(step, interval))
-
-    return schedule
+    return init_value * jnp.power(decay_factor, jnp.floor_divide(step, interval))

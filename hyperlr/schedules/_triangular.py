@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.schedules._checks import check_at_least
+from hyperlr.schedules._checks import check_at_least, check_numbers
+from hyperlr.schedules._formula import Number, between, schedule_of
 
 
 def triangular(
@@ -47,12 +48,15 @@ def triangular(
       Smith, "Cyclical learning rates for training neural networks", WACV 2017; the section on
       cyclic schedules of the lecture notes on adaptive learning rates.
     """
+    check_numbers(min_value=min_value, max_value=max_value)
     check_at_least("half_period", half_period, 1)
+    return schedule_of(_triangular, min_value, max_value, half_period)
 
-    def schedule(step: float | jax.Array) -> jax.Array:
-        # t/μ − 2⌊t/(2μ)⌋ in [0, 2), as a remainder, which is exact for large integer steps. The
-        # lecture notes print ⌊t/μ⌋: then the value rises once and stays at the lowest for ever.
-        position = jnp.mod(step, 2 * half_period) / half_period
-        return min_value + (max_value - min_value) * (1 - jnp.abs(position - 1))
 
-    return schedule
+def _triangular(
+    step: Number, min_value: Number, max_value: Number, half_period: Number
+) -> jax.Array:
+    # t/μ − 2⌊t/(2μ)⌋ in [0, 2), as a remainder, which is exact for large integer steps. The lecture
+    # notes print ⌊t/μ⌋: then the value rises once and stays at the lowest for ever.
+    position = jnp.mod(step, 2 * half_period) / half_period
+    return between(min_value, max_value, 1 - jnp.abs(position - 1))

@@ -1,5 +1,6 @@
 """Warm restarts (SGDR): cosine annealing that starts again, each time for longer."""
 
+import functools
 import math
 from itertools import pairwise
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.schedules._checks import check_at_least
+from hyperlr.schedules._checks import check_at_least, check_numbers, check_static
+from hyperlr.schedules._formula import Number, between, cosine_part, schedule_of
 
 _LAST_STEP = 2**31 - 1  # of a count in int32
 
@@ -40,6 +42,7 @@ def warm_restarts(
       ``jvp`` and ``vjp`` in ``peak_value`` and ``end_value``, and ``vmap``, are supported.
 
     Raises:
+      TypeError: ``first_period`` or ``period_factor`` is traced.
       ValueError: ``first_period`` is less than 1, or ``period_factor`` is neither 1 nor at least
         1.001.
 
@@ -57,22 +60,31 @@ def warm_restarts(
     References:
       Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
     """
+    check_numbers(peak_value=peak_value, end_value=end_value)
+    for name, value in (("first_period", first_period), ("period_factor", period_factor)):
+        check_static(
+            name, value, "the restarts are a table; peak_value and end_value may be traced"
+        )
     check_at_least("first_period", first_period, 1)
     if period_factor != 1:
         check_at_least("period_factor", period_factor, 1.001)
+    return schedule_of(
+        functools.partial(_warm_restarts, first_period, period_factor), peak_value, end_value
+    )
 
-    def schedule(step: float | jax.Array) -> jax.Array:
-        if period_factor == 1:
-            fraction = jnp.mod(step, first_period) / first_period
-        else:
-            restarts = _restarts(first_period, period_factor)
-            starts = jnp.asarray(restarts[:-1], jnp.int32)
-            lengths = jnp.asarray([b - a for a, b in pairwise(restarts)], jnp.float32)
-            k = jnp.searchsorted(starts, step, side="right") - 1
-            fraction = (step - starts[k]) / lengths[k]
-        return end_value + (peak_value - end_value) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))
 
-    return schedule
+def _warm_restarts(
+    first_period: int, period_factor: float, step: Number, peak_value: Number, end_value: Number
+) -> jax.Array:
+    if period_factor == 1:
+        part = jnp.mod(step, first_period) / first_period
+    else:
+        restarts = _restarts(first_period, period_factor)
+        starts = jnp.asarray(restarts[:-1], jnp.int32)
+        lengths = jnp.asarray([b - a for a, b in pairwise(restarts)], jnp.float32)
+        k = jnp.searchsorted(starts, step, side="right") - 1
+        part = (step - starts[k]) / lengths[k]
+    return between(peak_value, end_value, cosine_part(part))
 
 
 def _restarts(first_period: int, period_factor: float) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,7 @@ def find_step_size(
         Whatever else counts as divergence, let it return NaN there, for example
         ``jnp.where(learning_rate > 1.0, jnp.nan, loss)``. Arrays that it closes over, such as the
         data, become arguments of the compiled program, not constants inside it.
-      candidates: the step sizes, floats ≥ 0, shape [K], in any order; such as powers of ten.
+      candidates: the step sizes, numbers ≥ 0, shape [K], in any order; such as powers of ten.
       max_growth: how many times the first loss a loss may be, ≥ 1, no unit (default 2). With
         ``math.inf`` any finite loss will do; otherwise the first loss must be positive.
       margin: how many times as large as the found one those are that must survive too, ≥ 1, no
@@ -92,7 +93,7 @@ def find_step_size(
       A :class:`FoundStepSize`. To be called from Python, not under ``jit`` or ``vmap``.
 
     Raises:
-      TypeError: ``candidates`` or what ``run`` returns are not floating-point arrays with one axis;
+      TypeError: ``candidates`` or what ``run`` returns are not arrays of numbers with one axis;
         ``batch_size`` is not an integer.
       NoSurvivorError: no candidate survived with the margin; a ``ValueError`` that has what was
         recorded.
@@ -135,7 +136,7 @@ def find_step_size(
         _check_losses(losses)
         return losses, records
 
-    tried = jnp.asarray(candidates)
+    tried = _as_floats(candidates)
     losses, records = _map_in_groups(losses_and_records, tried, batch_size)
     if _checks.is_traced(losses):
         raise ValueError(
@@ -228,8 +229,10 @@ def _checked_candidates(candidates: jax.Array | Sequence[float]) -> list[float]:
             "candidates are traced: call find_step_size outside jit and vmap, since which "
             "one it finds depends on their values"
         )
-    array = jnp.asarray(candidates)
     remedy = "pass floats in one axis, for example candidates=[1e-8, 1e-7, 1e-6]"
+    if callable(candidates):
+        raise TypeError(f"candidates must be numbers, got {candidates!r}: {remedy}")
+    array = _as_floats(candidates)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"candidates must be floating-point, got {array.dtype}: {remedy}")
     if array.ndim != 1:
@@ -237,10 +240,16 @@ def _checked_candidates(candidates: jax.Array | Sequence[float]) -> list[float]:
     if array.size == 0:
         raise ValueError(f"candidates is empty: {remedy}")
     # Arrays at once: under jit even a concrete one has traced elements.
-    sizes = candidates.tolist() if hasattr(candidates, "tolist") else list(map(float, candidates))
+    given = candidates.tolist() if hasattr(candidates, "tolist") else candidates
+    sizes = list(map(float, given))
     if not all(math.isfinite(size) and size >= 0 for size in sizes):
         raise ValueError(f"candidates must be finite and not negative, got {sizes}")
     return sizes
+
+
+def _as_floats(candidates: jax.Array | Sequence[float]) -> jax.Array:
+    array = jnp.asarray(candidates)
+    return array.astype(float) if jnp.issubdtype(array.dtype, jnp.integer) else array
 
 
 def _check_losses(losses: Any) -> None:
@@ -255,14 +264,14 @@ def _check_losses(losses: Any) -> None:
 
 
 def _check_at_least_one(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}: pass for example {name}=10.0")
-    if not value >= 1.0:
+    if not float(value) >= 1.0:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool):
         raise TypeError(f"batch_size must be an integer or None, got {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

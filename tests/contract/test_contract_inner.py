@@ -22,6 +22,7 @@ FACTORIES = {
     "adam": optimizers.adam,
     "adam_max": optimizers.adam_max,
     "adamax": optimizers.adamax,
+    "adamw": optimizers.adamw,
     "nadam": optimizers.nadam,
     "rmsprop": optimizers.rmsprop,
 }
@@ -62,6 +63,10 @@ CASES = [(name, dtype) for name in (*FACTORIES, *OTHERS) for dtype in DTYPES] + 
     (name, jnp.float32) for name in CHAINED
 ]
 INNER = FACTORIES | OTHERS | CHAINED
+# A weight without a gradient would decay all the same.
+INNER["adamw"] = functools.partial(
+    optimizers.adamw, mask={"w": True, "b": True, "unused": False, "none": None}
+)
 
 
 def test_every_public_factory_is_in_the_table():

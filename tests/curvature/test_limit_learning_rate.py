@@ -37,7 +37,8 @@ def test_no_limit_where_curvature_sets_none(loss):
     tx = curvature.limit_learning_rate(optax.sgd(100.0), 0.5)
     grads, updates, state = limited_step(tx, loss, jnp.array([1.0, 2.0]))
     np.testing.assert_array_equal(updates, -100.0 * grads)
-    assert state.max_learning_rate == jnp.inf
+    assert state.max_learning_rate == jnp.finfo(jnp.float32).max
+    assert tx.init(grads).max_learning_rate == jnp.finfo(jnp.float32).max
 
 
 def test_any_rate_descends_under_the_limit(x64):
@@ -176,6 +177,8 @@ def test_limit_around_marthe(x64):
 def test_limit_names_mistakes():
     with pytest.raises(ValueError, match=r"^fraction must"):
         curvature.limit_learning_rate(optax.sgd(0.1), 0.0)
+    with pytest.raises(TypeError, match=r"^fraction must be a number.*optax\.sgd\(schedule\)"):
+        curvature.limit_learning_rate(optax.sgd(0.1), optax.constant_schedule(0.5))
     with pytest.raises(ValueError, match=r"^every must"):
         curvature.limit_learning_rate(optax.sgd(0.1), 0.5, every=0)
     tx = curvature.limit_learning_rate(optax.sgd(0.1), 0.5)

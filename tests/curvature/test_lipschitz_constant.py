@@ -23,6 +23,9 @@ SPECTRA = {
     "both ends": np.array([7.0, -6.99, *np.linspace(-1, 1, 28)]),
     "repeated": np.array([7.0] * 5 + [1.0] * 25),
     "one value": np.full(30, 7.0),
+    # Four products span all that the basis ever can: what is left of the fifth is rounding, most of
+    # it along the basis until it is orthogonalized a second time.
+    "few values": np.repeat([1.0, 0.999, 0.5, 1e-3], 20),
     "rank one": np.array([7.0] + [0.0] * 29),
     "tiny": 1e-12 * np.linspace(0.1, 7.0, 30),
     "huge": 1e12 * np.linspace(0.1, 7.0, 30),

@@ -11,7 +11,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "flax.md"
 
 def test_every_python_block_runs_and_the_learning_rates_move(capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace = {}
     with jax.numpy_rank_promotion("allow"):  # what a reader's JAX does
         for code in blocks:
@@ -22,4 +22,5 @@ def test_every_python_block_runs_and_the_learning_rates_move(capsys):
         losses, rates = zip(*((float(a), float(b)) for a, b in lines), strict=True)
         assert len(set(rates)) == len(rates) == 4
         assert losses[-1] < losses[0]
+    assert namespace["found"].value < 0.8 * namespace["found"].values[0]
     np.testing.assert_allclose(namespace["solution"].value, 3.0, rtol=1e-3)

@@ -46,30 +46,34 @@ def test_lrs_opt_never_ends_below_zero_by_rounding():
 @pytest.mark.parametrize("optimizer", [hyperlr.lrs_opt(0.003), optax.adam(0.05)])
 def test_optimize_schedule_is_the_loop_that_one_would_write(optimizer):
     params, schedule, sample_batches, loss_fn, objective = toy()
-    start, state, values = schedule, optimizer.init(schedule), []
+    evaluated, state, values = [], optimizer.init(schedule), []
     for i in range(6):
         batches = sample_batches(jax.random.fold_in(jax.random.key(0), i))
         value, hypergradient = hyperlr.schedule_hypergradient(
             INNER["momentum"], params, schedule, batches, loss_fn, objective
         )
         updates, state = optimizer.update(hypergradient, state, schedule)
-        schedule = jnp.maximum(optax.apply_updates(schedule, updates), 0)
+        evaluated.append(schedule)
         values.append(value)
+        schedule = jnp.maximum(optax.apply_updates(schedule, updates), 0)
+    best = evaluated[np.argmin(values)]
     records = []
     for callback in (None, records.append):
         result = run(callback, optimizer=optimizer)
-        np.testing.assert_allclose(result.schedule, schedule, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(result.schedule, best, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(result.state.schedule, schedule, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(result.values, values, rtol=1e-12)
+        assert result.value == result.values.min()
         assert_trees_close(result.state.optimizer_state, state, rtol=1e-10, atol=1e-14)
         assert result.num_skipped == 0
         assert result.state.iteration == 6
-    assert (result.schedule == 0).any() or not isinstance(state, optax.EmptyState)
+    assert (result.state.schedule == 0).any() or not isinstance(state, optax.EmptyState)
     assert [r.iteration for r in records] == list(range(6))
     np.testing.assert_array_equal([r.value for r in records], result.values)
     np.testing.assert_array_equal(
         [r.hypergradient_norm for r in records], result.hypergradient_norms
     )
-    np.testing.assert_array_equal(records[0].schedule, start)
+    assert_trees_close([r.schedule for r in records], evaluated, rtol=1e-12, atol=1e-14)
     assert not any(r.skipped for r in records)
 
 
@@ -172,6 +176,7 @@ def test_what_is_not_finite_is_skipped_counted_and_reported(what, with_callback)
         result = run(callback, num_iterations=5, **wrong_in((1, 3), what))
     assert result.num_skipped == 2
     assert np.isfinite(result.schedule).all()
+    assert result.value == np.nanmin(result.values)
     assert result.state.iteration == 5
     assert result.state.optimizer_state[0].count == 3
     np.testing.assert_array_equal(np.isfinite(result.hypergradient_norms), [1, 0, 1, 0, 1])
@@ -195,6 +200,50 @@ def test_a_schedule_that_would_overflow_is_not_taken():
         result = run(num_iterations=3, optimizer=optax.scale(-float("inf")))
     np.testing.assert_array_equal(result.schedule, toy().schedule)
     assert np.isfinite(result.hypergradient_norms).all()
+
+
+@pytest.mark.parametrize("with_callback", [False, True])
+def test_the_best_schedule_is_kept_and_the_last_one_is_in_the_state(with_callback):
+    """The last but one of six values is the least."""
+    records = []
+    callback = records.append if with_callback else None
+    result = run(callback, inner=optax.sgd, optimizer=optax.sgd(0.02), num_steps=3)
+    best = int(np.argmin(result.values))
+    assert best == 4
+    assert result.value == result.values[best] < result.values[0]
+    assert not np.array_equal(result.schedule, result.state.schedule)
+    found = hyperlr.schedule_hypergradient(
+        optax.sgd,
+        toy(3).params,
+        result.schedule,
+        toy(3).sample_batches(jax.random.fold_in(jax.random.key(0), best)),
+        toy(3).loss_fn,
+        toy(3).objective_fn,
+    )[0]
+    np.testing.assert_allclose(result.value, found, rtol=1e-6)
+    if with_callback:
+        np.testing.assert_array_equal(result.schedule, records[best].schedule)
+
+
+def test_without_a_finite_value_the_first_schedule_comes_back():
+    with pytest.warns(RuntimeWarning, match="3 of 3"):
+        result = run(num_iterations=3, objective_fn=lambda w: jnp.nan * w[0])
+    np.testing.assert_array_equal(result.schedule, toy().schedule)
+    assert result.value == jnp.finfo(jnp.float32).max
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, jnp.array(True)])
+def test_a_callback_that_returns_true_ends_the_run(answer):
+    whole = run(lambda record: None)
+    result = run(lambda record: answer if record.iteration == 2 else None)
+    assert result.state.iteration == 3
+    np.testing.assert_array_equal(result.values, whole.values[:3])
+    assert result.value == whole.values[:3].min()
+
+
+@pytest.mark.parametrize("answer", [False, 17, "yes", [1], np.False_, jnp.array(1.0), np.zeros(2)])
+def test_nothing_else_that_a_callback_returns_ends_it(answer):
+    assert run(lambda record: answer, num_iterations=2).state.iteration == 2
 
 
 def test_no_warning_and_no_failure_where_the_count_is_traced():

@@ -84,6 +84,36 @@ def test_a_finished_run_is_read_back_and_can_go_on(tmp_path):
         run(checkpoint_dir=tmp_path, num_iterations=6)
 
 
+@pytest.mark.usefixtures("orbax")
+def test_a_run_that_its_callback_stopped_is_kept_and_goes_on(tmp_path):
+    """Between two checkpoints; the best schedule is one from before the resumption."""
+    options = {"num_iterations": 6, "optimizer": optax.sgd(0.02), "inner": optax.sgd}
+    whole = run(lambda record: None, num_steps=3, **options)
+    assert np.argmin(whole.values) == 4
+    options |= {"checkpoint_dir": tmp_path, "checkpoint_every": 3, "num_steps": 3}
+    stopped = run(lambda record: record.iteration == 4, **options)
+    assert stopped.state.iteration == len(stopped.values) == 5
+    seen = []
+    assert_same_bits(run(seen.append, **options), whole)
+    assert [r.iteration for r in seen] == [5]
+
+
+@pytest.mark.usefixtures("orbax")
+def test_a_checkpoint_of_another_model_state_is_refused(tmp_path):
+    def stateful(model_state):
+        return run(
+            checkpoint_dir=tmp_path,
+            num_iterations=1,
+            loss_fn=lambda w, s, x: (jnp.sum((w - s * x) ** 2), s),
+            objective_fn=lambda w, s: jnp.sum(w**2),
+            model_state=model_state,
+        )
+
+    stateful(jnp.float32(0.1))
+    with pytest.raises(ValueError, match=r"another run, with a different model state \("):
+        stateful(jnp.float32(0.2))
+
+
 @pytest.mark.usefixtures("orbax", "x64")
 def test_values_that_are_not_finite_and_the_count_survive(tmp_path):
     def diverging(**options):

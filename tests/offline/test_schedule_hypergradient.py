@@ -166,6 +166,31 @@ def test_batches_may_be_indices_and_an_optimizer_may_use_the_value():
     assert_trees_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
+def chained(inner):
+    return lambda learning_rate, momentum: optax.chain(
+        optax.identity(), inner(learning_rate, momentum=momentum)
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("wrap", [lambda inner: inner, chained])
+def test_an_injected_factory_is_the_factory(wrap):
+    """``optax.inject_hyperparams`` reads its hyperparameters from its state, as they first were."""
+    params, batches, objective, schedule = mlp_problem(5)
+    momentum = functools.partial(optax.sgd, momentum=0.9)
+    value, expected = compiled(momentum, params, batches, objective)(schedule)
+    injected = wrap(optax.inject_hyperparams(optax.sgd))
+    for mode in ("reverse", "forward"):
+        found = compiled(
+            lambda learning_rate: injected(learning_rate, momentum=0.9),
+            params,
+            batches,
+            objective,
+            mode=mode,
+        )(schedule)
+        assert_trees_close(found, (value, expected), rtol=1e-6)
+
+
 def test_vmap_over_schedules_and_weights():
     params, batches, objective, schedule = mlp_problem(7)
     schedules = jnp.stack([schedule, 2 * schedule])

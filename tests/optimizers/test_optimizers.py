@@ -2,12 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems.optimizers import NAMES, OTHER_HYPERPARAMS, START, run
+from problems.optimizers import EPS_INSIDE, NAMES, OTHER_HYPERPARAMS, START, run
 
 from hyperlr import optimizers
 
@@ -20,8 +21,10 @@ def test_derivative_in_every_hyperparameter(name, x64):
         return jnp.sum(jnp.sin(run(factory(**hyperparams), jnp.asarray(START), 8)[-1]))
 
     objective_jit = jax.jit(objective)
-    # A large eps, so that it matters.
-    hyperparams = {"learning_rate": 0.1, **others, "eps": 0.01}
+    # Large ones, so that they matter.
+    large = {"eps": 0.01, "eps_root": 0.02, "weight_decay": 0.1}
+    others = others | {key: large[key] for key in others if key in large}
+    hyperparams = {"learning_rate": 0.1, **others}
     gradient = jax.jit(jax.grad(objective))(hyperparams)
     for key, value in hyperparams.items():
         h = 1e-6 * value
@@ -79,11 +82,11 @@ def test_second_moment_decays_in_bfloat16(name):
     tx = getattr(optimizers, name)(0.1)
 
     def last_update(dtype):
-        state = tx.init(jnp.ones(1, dtype))
-        _, state = tx.update(jnp.full(1, 64.0, dtype), state)
+        params = jnp.ones(1, dtype)
+        _, state = tx.update(jnp.full(1, 64.0, dtype), tx.init(params), params)
 
         def step(state, _):
-            updates, state = tx.update(jnp.full(1, 0.5, dtype), state)
+            updates, state = tx.update(jnp.full(1, 0.5, dtype), state, params)
             return state, updates
 
         return jax.lax.scan(step, state, None, length=200)[1][-1].astype(jnp.float32)
@@ -91,8 +94,15 @@ def test_second_moment_decays_in_bfloat16(name):
     np.testing.assert_allclose(last_update(jnp.bfloat16), last_update(jnp.float32), rtol=1e-2)
 
 
-@pytest.mark.parametrize("params", [{}, None, {"a": None}, {"a": jnp.zeros((0, 2))}, 1.5])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        (name, params)
+        for name in NAMES
+        for params in ({}, None, {"a": None}, {"a": jnp.zeros((0, 2))}, 1.5)
+        if name != "adamw" or params is not None  # which means that there are none
+    ],
+)
 def test_unusual_trees(name, params):
     tx = getattr(optimizers, name)(0.1)
     state = tx.init(params)
@@ -121,10 +131,90 @@ def test_rate_by_schedule_and_injected(name, x64):
         np.testing.assert_allclose(run(tx, start, 5), expected, rtol=1e-10)
 
 
+# What each hyperparameter may not be.
+WRONG = {
+    **dict.fromkeys(("rho", "decay", "b1", "b2"), (1.0, 1, -0.1)),
+    "eps": (-1.0,),
+    "eps_root": (0.0, -1.0, 0),
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_static_mistakes_are_named(name):
-    transformation = getattr(optimizers, f"scale_by_{name}")
-    for key in OTHER_HYPERPARAMS[name]:
-        for value in [0.0, -1.0] if key == "eps" else [1.0, -0.1]:
-            with pytest.raises(ValueError, match=f"^{key} must"):
-                transformation(**{key: value})
+    factories = [functools.partial(getattr(optimizers, name), 0.1)]
+    if name != "adamw":
+        factories.append(getattr(optimizers, f"scale_by_{name}"))
+    for key in OTHER_HYPERPARAMS[name].keys() - {"weight_decay"}:
+        wrong = (0.0, *WRONG[key]) if key == "eps" and name in EPS_INSIDE else WRONG[key]
+        for factory in factories:
+            for value in wrong:
+                with pytest.raises(ValueError, match=f"^{key} must"):
+                    factory(**{key: value})
+            with pytest.raises(TypeError, match=f"^{key} must be a number, .*inject_hyperparams"):
+                factory(**{key: lambda step: 0.5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_integers_are_numbers(name):
+    start = jnp.asarray(START, jnp.float32)
+    np.testing.assert_array_equal(
+        run(getattr(optimizers, name)(1), start, 2), run(getattr(optimizers, name)(1.0), start, 2)
+    )
+    optimizers.adamw(1, 0, 0, 0, 1, weight_decay=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_building_one_computes_nothing(name):
+    with jax.transfer_guard("disallow_explicit"):
+        getattr(optimizers, name)(0.1, **OTHER_HYPERPARAMS[name])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("name", NAMES)
+def test_strict_promotion_of_dtypes_changes_nothing(name, dtype):
+    """Also where optax's own, with its integer count, does not pass."""
+    params = jnp.asarray(START, dtype)
+    tx = getattr(optimizers, name)(0.1)
+
+    def two_steps(params, tx):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(params, state, params)
+        return updates
+
+    expected = two_steps(params, tx)
+    with jax.numpy_dtype_promotion("strict"):
+        for rate in (0.1, jnp.float32(0.1)):
+            found = two_steps(params, getattr(optimizers, name)(rate))
+            np.testing.assert_allclose(
+                found.astype(jnp.float32), expected.astype(jnp.float32), rtol=1e-6
+            )
+        jax.jit(lambda rate: two_steps(params, getattr(optimizers, name)(rate)))(0.1)
+
+
+@pytest.mark.usefixtures("debugging")
+def test_dead_parameters_do_not_stop_the_search_for_nan():
+    params = jnp.ones(3)
+    for name in NAMES:
+        tx = getattr(optimizers, name)(0.1)
+
+        def step(grads, state, tx=tx):
+            return tx.update(grads, state, params)
+
+        compiled = jax.jit(step)
+        slope = jax.jit(jax.grad(lambda g, s, step=step: jnp.sum(step(g, s)[0])))
+        state = tx.init(params)
+        for grads in (jnp.zeros(3), jnp.array([0.0, 1.0, -1.0])):
+            slope(grads, state)
+            _, after = compiled(grads, state)
+            chex.assert_trees_all_close(step(grads, state)[1], after, rtol=1e-5)
+            state = after
+    optimizers.sparsity_factor(jnp.array([[0.0, 1.0], [0.0, 2.0]]))
+
+
+def test_weights_in_bfloat16_decay_in_float32():
+    params = jnp.linspace(0.5, 2.0, 200).astype(jnp.bfloat16)
+    tx = optimizers.adamw(0.7, weight_decay=0.3)
+    updates, _ = tx.update(jnp.zeros_like(params), tx.init(params), params)
+    expected = (-0.7 * (0.3 * params.astype(jnp.float32))).astype(jnp.bfloat16)
+    chex.assert_trees_all_equal(updates, expected)

@@ -8,16 +8,22 @@ import optax
 NUM_STEPS = 50
 EPS = 1e-16
 
-# What each takes besides learning_rate, all of which may be traced.
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 0.0, "eps_root": EPS}
+
+# What each takes besides learning_rate, all of which may be traced, at its default.
 OTHER_HYPERPARAMS = {
     "adadelta": {"rho": 0.9, "eps": 1e-6},
     "adagrad": {"eps": EPS},
-    "adam": {"b1": 0.9, "b2": 0.999, "eps": EPS},
-    "adam_max": {"b1": 0.9, "b2": 0.999, "eps": EPS},
-    "adamax": {"b1": 0.9, "b2": 0.999, "eps": EPS},
-    "nadam": {"b1": 0.9, "b2": 0.999, "eps": EPS},
+    "adam": ADAM,
+    "adam_max": ADAM,
+    "adamax": ADAM,
+    "adamw": {**ADAM, "weight_decay": 1e-4},
+    "nadam": ADAM,
     "rmsprop": {"decay": 0.9, "eps": EPS},
 }
+
+# Those in which eps is inside the root, as it is in optax.
+EPS_INSIDE = ("adadelta", "adagrad", "rmsprop")
 
 NAMES = sorted(OTHER_HYPERPARAMS)
 

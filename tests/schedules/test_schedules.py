@@ -13,11 +13,12 @@ from hyperlr import schedules
 FAR = 2**31 - 1
 LONG = 10**6
 
-# Every schedule as a function of the parameters that may be traced, with their values.
+# Every schedule as a function of the parameters that may be traced, with their values. No number of
+# steps is whole, so that no step falls on a corner, where central differences say nothing.
 CASES = {
     "step_decay": (
-        lambda init_value, decay_factor: schedules.step_decay(init_value, decay_factor, 7),
-        {"init_value": 0.8, "decay_factor": 0.7},
+        schedules.step_decay,
+        {"init_value": 0.8, "decay_factor": 0.7, "interval": 6.37},
     ),
     "exponential_decay": (
         schedules.exponential_decay,
@@ -28,24 +29,39 @@ CASES = {
         {"min_value": 0.1, "max_value": 0.9, "half_period": 7.3},
     ),
     "cosine_annealing": (
-        lambda peak_value, end_value: schedules.cosine_annealing(peak_value, 20, end_value),
-        {"peak_value": 0.8, "end_value": 0.1},
+        schedules.cosine_annealing,
+        {"peak_value": 0.8, "num_steps": 20.4, "end_value": 0.1},
     ),
     "warm_restarts": (
         lambda peak_value, end_value: schedules.warm_restarts(peak_value, 6, 2.264, end_value),
         {"peak_value": 0.8, "end_value": 0.1},
     ),
+    "warmup_cosine": (
+        schedules.warmup_cosine,
+        {
+            "peak_value": 0.8,
+            "warmup_steps": 6.5,
+            "num_steps": 21.5,
+            "init_value": 0.2,
+            "end_value": 0.1,
+        },
+    ),
     "warmup_stable_decay": (
-        lambda peak_value, init_value, end_value: schedules.warmup_stable_decay(
-            peak_value, 5, 10, 8, init_value, end_value
-        ),
-        {"peak_value": 0.8, "init_value": 0.2, "end_value": 0.1},
+        schedules.warmup_stable_decay,
+        {
+            "peak_value": 0.8,
+            "warmup_steps": 4.5,
+            "stable_steps": 9.7,
+            "decay_steps": 8.6,
+            "init_value": 0.2,
+            "end_value": 0.1,
+        },
     ),
 }
 
 
-def numpy_step_decay(t, init_value, decay_factor):
-    return init_value * decay_factor ** math.floor(t / 7)
+def numpy_step_decay(t, init_value, decay_factor, interval):
+    return init_value * decay_factor ** math.floor(t / interval)
 
 
 def numpy_exponential_decay(t, init_value, decay_rate):
@@ -57,7 +73,7 @@ def numpy_triangular(t, min_value, max_value, half_period):
     return min_value + (max_value - min_value) * max(0.0, rise)
 
 
-def numpy_cosine_annealing(t, peak_value, end_value, num_steps=20):
+def numpy_cosine_annealing(t, peak_value, end_value, num_steps):
     t = min(t, num_steps)
     return end_value + (peak_value - end_value) / 2 * (1 + math.cos(t / num_steps * math.pi))
 
@@ -70,8 +86,18 @@ def numpy_warm_restarts(t, peak_value, end_value):
     return numpy_cosine_annealing(t - start, peak_value, end_value, round(total) - start)
 
 
-def numpy_warmup_stable_decay(t, peak_value, init_value, end_value):
-    return float(np.interp(t, [0, 5, 15, 23], [init_value, peak_value, peak_value, end_value]))
+def numpy_warmup_cosine(t, peak_value, warmup_steps, num_steps, init_value, end_value):
+    if t < warmup_steps:
+        return init_value + (peak_value - init_value) * t / warmup_steps
+    falling = num_steps - warmup_steps
+    return numpy_cosine_annealing(t - warmup_steps, peak_value, end_value, falling)
+
+
+def numpy_warmup_stable_decay(
+    t, peak_value, warmup_steps, stable_steps, decay_steps, init_value, end_value
+):
+    corners = np.cumsum([0, warmup_steps, stable_steps, decay_steps])
+    return float(np.interp(t, corners, [init_value, peak_value, peak_value, end_value]))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -112,7 +138,7 @@ def test_derivatives_are_central_differences(name, x64):
         expected = (above - below) / (2 * h)
         np.testing.assert_allclose(slopes[key], expected, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(forward[key], slopes[key], rtol=1e-12, atol=1e-15)
-        assert jnp.any(slopes[key] != 0)
+        assert jnp.any(slopes[key] != 0) or key == "interval"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -190,6 +216,39 @@ def test_warm_restarts_far_from_zero():
     np.testing.assert_allclose(values, [1.0, 0.75, 0.25, 1.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+@pytest.mark.parametrize("end_value", [0.0, 0.1])
+def test_warmup_cosine_is_that_of_optax(warmup, end_value, x64):
+    steps = jnp.arange(13)
+    for init_value, peak_value in ((0.0, 0.5), (0.2, 0.5), (0.5, 0.2)):
+        ours = schedules.warmup_cosine(peak_value, warmup, 10, init_value, end_value)
+        theirs = optax.warmup_cosine_decay_schedule(init_value, peak_value, warmup, 10, end_value)
+        np.testing.assert_allclose(ours(steps), theirs(steps), rtol=1e-6, atol=1e-8)
+        assert ours(warmup) == peak_value
+        assert ours(10) == ours(FAR) == end_value
+
+
+def test_warmup_cosine_may_have_peak_zero_and_traced_lengths_of_zero():
+    def value(warmup, num_steps, step):
+        return jax.jit(lambda w, n: schedules.warmup_cosine(0.5, w, n)(step))(warmup, num_steps)
+
+    assert [value(0, 1, t) for t in (0, 1, 2)] == [0.5, 0.0, 0.0]
+    slope = jax.grad(lambda peak: schedules.warmup_cosine(peak, 2, 10, 0.3, 0.1)(6))(0.0)
+    np.testing.assert_allclose(slope, 0.5, rtol=1e-6)
+    slopes = jax.grad(lambda w: schedules.warmup_cosine(0.5, w, 10.0)(4))(0.0)
+    assert jnp.isfinite(slopes)
+
+
+def test_corners_have_the_mean_of_both_slopes_in_a_number_of_steps(x64):
+    """As central differences have it."""
+
+    def value(warmup):
+        return schedules.warmup_stable_decay(0.5, warmup, 3.0, 4.0)(6)
+
+    difference = (value(6.0 + 1e-6) - value(6.0 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(value)(6.0), difference, rtol=1e-5)
+
+
 def test_warmup_stable_decay_without_warmup_or_plateau():
     schedule = schedules.warmup_stable_decay(1.0, 0, 0, 4)
     values = [float(schedule(t)) for t in (0, 1, 4, 5, FAR)]
@@ -205,6 +264,8 @@ def test_warmup_stable_decay_without_warmup_or_plateau():
         (lambda: schedules.warm_restarts(0.1, 0), "first_period"),
         (lambda: schedules.warm_restarts(0.1, 10, 0.5), "period_factor"),
         (lambda: schedules.warm_restarts(0.1, 10, 1.0000001), "period_factor"),
+        (lambda: schedules.warmup_cosine(0.1, -1, 10), "warmup_steps"),
+        (lambda: schedules.warmup_cosine(0.1, 0, 0), "num_steps"),
         (lambda: schedules.warmup_stable_decay(0.1, -1, 1, 1), "warmup_steps"),
         (lambda: schedules.warmup_stable_decay(0.1, 1, -1, 1), "stable_steps"),
         (lambda: schedules.warmup_stable_decay(0.1, 1, 1, 0), "decay_steps"),
@@ -213,6 +274,27 @@ def test_warmup_stable_decay_without_warmup_or_plateau():
 def test_static_mistakes_are_named(build, name):
     with pytest.raises(ValueError, match=f"^{name} must be at least"):
         build()
+
+
+def test_warmup_cosine_that_would_not_fall():
+    with pytest.raises(ValueError, match="num_steps must be more than warmup_steps, got 5 and 5"):
+        schedules.warmup_cosine(0.1, 5, 5)
+
+
+def test_the_restarts_are_static():
+    build = lambda period, factor: schedules.warm_restarts(0.1, period, factor)(3)
+    with pytest.raises(TypeError, match="first_period must be static"):
+        jax.jit(build)(10, 2.0)
+    with pytest.raises(TypeError, match="period_factor must be static"):
+        jax.jit(lambda factor: build(10, factor))(2.0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_schedule_in_place_of_a_number_is_named(name):
+    factory, values = CASES[name]
+    for key in values:
+        with pytest.raises(TypeError, match=f"^{key} must be a number, got .*multiply two sched"):
+            factory(**{**values, key: optax.constant_schedule(0.1)})
 
 
 def test_hypergradient_of_the_peak_of_a_cosine(x64):

@@ -274,7 +274,8 @@ def ones(candidate):
 @pytest.mark.parametrize(
     ("candidates", "error", "message"),
     [
-        ([1, 2], TypeError, r"candidates must be floating-point, got int32: pass floats"),
+        ([True], TypeError, r"candidates must be floating-point, got bool: pass floats"),
+        (lambda step: 0.1, TypeError, r"candidates must be numbers, got <function"),
         (0.1, TypeError, r"candidates must have one axis, got shape \(\)"),
         ([[0.1]], TypeError, r"candidates must have one axis, got shape \(1, 1\)"),
         (np.zeros(0), ValueError, "candidates is empty"),
@@ -286,6 +287,28 @@ def ones(candidate):
 def test_candidates_are_checked(candidates, error, message):
     with pytest.raises(error, match=message):
         hyperlr.find_step_size(ones, candidates)
+
+
+def test_the_margin_of_rounded_candidates_is_seen():
+    """In float32, ten times a thousandth is a little more than a hundredth."""
+    candidates = jnp.array([1e-3, 1e-2], jnp.float32)
+    assert 10 * float(candidates[0]) > float(candidates[1])
+    found = hyperlr.find_step_size(lambda size: jnp.ones(3) + 0.0 * size, candidates)
+    assert found.place == 0
+    assert found.margin_seen
+
+
+def test_integers_are_numbers():
+    for candidates in ([1, 2, 40], np.array([1, 2, 40]), jnp.array([1, 2, 40])):
+        found = hyperlr.find_step_size(
+            lambda size: 0.1 * size * jnp.ones(3),
+            candidates,
+            margin=np.int64(1),
+            max_growth=np.float32(2),
+            batch_size=np.int64(2),
+        )
+        assert found.value == 40.0
+        assert found.candidates.dtype == found.losses.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
