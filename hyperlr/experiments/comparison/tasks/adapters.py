@@ -107,6 +107,6 @@ ADAPTERS = Task(
     score=score,
     num_steps=500,
     batch_size=100,
-    rates=grids(3e-3, 3e-2, 3e-1),
+    rates=grids(3e-3, 1e-2, 1e-1),
     sample=sample_rows,
 )

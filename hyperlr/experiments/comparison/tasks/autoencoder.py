@@ -45,6 +45,6 @@ AUTOENCODER = Task(
     score=score,
     num_steps=500,
     batch_size=100,
-    rates=grids(3e-3, 3e-4, 1e-3),
+    rates=grids(3e-3, 3e-3, 1e-2),
     sample=sample_rows,
 )

@@ -92,6 +92,6 @@ TRIGRAMS = Task(
     score=score,
     num_steps=500,
     batch_size=100,
-    rates=grids(3e-2, 1.0, 10.0),
+    rates=grids(3e-2, 3.0, 30.0),
     sample=sample_rows,
 )
