@@ -1,0 +1,64 @@
+"""A regression on a real table: fuel consumption of cars, with noise and few rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperlr.experiments import models
+from hyperlr.experiments.comparison.tasks import function
+from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows, split_rows
+
+WIDTHS = (7, 64, 64, 1)
+_NUM_VAL, _NUM_TEST = 60, 80
+
+
+@functools.cache
+def _rows() -> tuple[np.ndarray, np.ndarray]:
+    """Features float64 [392, 7] and miles per gallon float64 [392], as they are in the table."""
+    # The import takes its time, and only this task needs it.
+    from mlxtend.data import autompg_data
+
+    features, consumption = autompg_data()
+    return features[:, : WIDTHS[0]], consumption  # the last column is the car's name
+
+
+def make_data(seed: int) -> Data:
+    """Features float32 [n, 7] and consumption float32 [n], in the training rows' units."""
+    data = split_rows(_rows(), seed, _NUM_VAL, _NUM_TEST)
+    means, scales = zip(*((x.mean(0), x.std(0)) for x in data.train), strict=True)
+
+    def standardized(part: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        return tuple(
+            ((x - mean) / scale).astype(np.float32)
+            for x, mean, scale in zip(part, means, scales, strict=True)
+        )
+
+    return Data(standardized(data.train), standardized(data.val), standardized(data.test))
+
+
+def init(key: jax.Array) -> models.Params:
+    """Glorot-uniform weights and zero biases."""
+    return models.init_mlp(key, WIDTHS)
+
+
+def score(params: models.Params, examples: function.Examples) -> jax.Array:
+    """R²: the share of the variance that is explained."""
+    share = 1.0 - function.loss(params, examples) / jnp.var(examples[1])
+    return jnp.where(jnp.isfinite(share), share, jnp.nan)
+
+
+TABLE = Task(
+    name="table",
+    title="regression on a table of cars, tanh 7-64-64-1",
+    score_name="R²",
+    make_data=make_data,
+    init=init,
+    loss=function.loss,
+    score=score,
+    num_steps=500,
+    batch_size=32,
+    rates=grids(3e-3, 1e-2, 3e-2),
+    sample=sample_rows,
+)
