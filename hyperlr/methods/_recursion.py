@@ -22,7 +22,6 @@ from hyperlr.methods._discount import adapted_discount
 from hyperlr.methods._scheduled import schedule_weight
 from hyperlr.search import first_rate
 
-
 # With one gradient, so that a momentum is up to speed, and what curves has room to.
 _STEPS_OF_FIRST_RATE = 10
 
