@@ -20,6 +20,8 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
       ``learning_rate`` (η), ``hypergradient`` (Δη), ``discount`` (μ), ``horizon`` (c) and, where
       the hyper-optimizer has one, ``hyper_learning_rate`` (β). With several hyperparameters, each
       is under its own name, and the others are ``hypergradient/momentum`` and so on.
+      ``num_restarts`` (int32) counts the steps whose hypergradient was not finite: η stayed, and
+      the tangent started anew.
       :func:`hyperlr.guard` adds the counts ``num_rollbacks`` and ``num_explosions``. If the state
       has more than one part of hyperlr's, each key begins with the path to that part.
 
@@ -30,7 +32,7 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
       >>> import jax.numpy as jnp, optax, hyperlr
       >>> tx = optax.chain(optax.clip(1.0), hyperlr.hd(optax.sgd, 0.1, 1e-3))
       >>> sorted(hyperlr.metrics(tx.init(jnp.ones(3))))
-      ['discount', 'horizon', 'hyper_learning_rate', 'hypergradient', 'learning_rate']
+      ['discount', 'horizon', 'hyper_learning_rate', 'hypergradient', 'learning_rate', 'num_restarts']
     """
     found = _parts(opt_state)
     if not found:
@@ -78,7 +80,7 @@ def _metrics_of(state: OnlineState | GuardState) -> dict[str, jax.Array]:
     for rule in rules:
         if hasattr(rule, "hyper_learning_rate"):
             per_name["hyper_learning_rate"] = rule.hyper_learning_rate
-    flat = dict(state.hyperparams)
+    flat = dict(state.hyperparams) | {"num_restarts": state.num_restarts}
     for key, values in per_name.items():
         for name, value in values.items():
             flat[key if len(state.hyperparams) == 1 else f"{key}/{name}"] = value

@@ -1,7 +1,8 @@
 """One step of the recursion: Δη, μ, η, the inner step, and Z for the next (Algorithm 1).
 
 Nothing that goes wrong in a derivative touches the training: an entry of A Z that is not finite is
-replaced by that of B alone; where Δη is not finite, η stays and the tangent starts anew from B.
+replaced by that of B alone, and by 0 where that is not; where Δη is not finite, η stays and the
+tangent starts anew from B.
 """
 
 import functools
@@ -311,8 +312,12 @@ def _tangents_through_grads(
 
 
 def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent:
-    """B in the form of Z; times η where derivatives are taken in log η."""
+    """B in the form of Z; times η where derivatives are taken in log η.
+
+    At a dead weight a root of what has always been 0 makes NaN of B, too, where 0 is right.
+    """
     direct = _trees.restricted(direct, tangent)
+    direct = jax.tree.map(lambda b: jnp.where(jnp.isfinite(b), b, jnp.zeros_like(b)), direct)
     if scale is not None:
         direct = jax.tree.map(lambda b: scale.astype(b.dtype) * b, direct)
     return _trees.cast_like(direct, tangent)
