@@ -31,8 +31,14 @@ def metrics(opt_state: optax.OptState) -> dict[str, jax.Array]:
     Example:
       >>> import jax.numpy as jnp, optax, hyperlr
       >>> tx = optax.chain(optax.clip(1.0), hyperlr.hd(optax.sgd, 0.1, 1e-3))
-      >>> sorted(hyperlr.metrics(tx.init(jnp.ones(3))))
-      ['discount', 'horizon', 'hyper_learning_rate', 'hypergradient', 'learning_rate', 'num_restarts']
+      >>> for name in sorted(hyperlr.metrics(tx.init(jnp.ones(3)))):
+      ...     print(name)
+      discount
+      horizon
+      hyper_learning_rate
+      hypergradient
+      learning_rate
+      num_restarts
     """
     found = _parts(opt_state)
     if not found:

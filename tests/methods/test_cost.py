@@ -62,7 +62,7 @@ RULE = hyperlr.adaptive_sgd(1e-3)
         (
             hyperlr.online(optax.sgd, RATE | {"momentum": 0.9}, hyper_optimizer=RULE, discount=0.9),
             False,
-            1 + 2 * 1.66 + 0.07,
+            1 + 2 * 1.66 + 0.09,
         ),
     ],
     ids=["hd", "hd-val", "rtho", "rtho-val", "marthe", "marthe-val", "difference", "two-tangents"],
