@@ -79,7 +79,8 @@ def test_divided_layers_need_what_the_model_needs_and_a_few_scalars(report):
     found, floor = (report["tensor"][name] for name in ("marthe", "floor"))
     assert counted(found, scalars=False) == counted(floor)
     assert {kind for kind, _ in counted(floor)} == {"all-reduce"}
-    assert 0 < counted(found)["all-reduce", ()] <= 8
+    # Three inner products, of the three arrays that are divided.
+    assert 0 < counted(found)["all-reduce", ()] <= 9
     hd = counted(report["tensor"]["hd"])
     assert 0 < hd.pop(("all-reduce", ())) <= 4
     assert hd <= counted(floor)
