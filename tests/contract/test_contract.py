@@ -28,6 +28,7 @@ TRANSFORMATIONS = {
         hyper_optimizer=optax.adam(1e-3),
         bounds={"b1": (0.0, 0.99)},
     ),
+    "auto": lambda: hyperlr.auto(MOMENTUM, 0.01),
     "guard": lambda: hyperlr.guard(hyperlr.marthe(MOMENTUM, 0.01, meta_learning_rate=1e-6)),
     "online_reverse": lambda: hyperlr.online(
         optax.sgd,

@@ -320,7 +320,7 @@ def test_without_a_loss_only_what_is_not_finite_is_seen():
         ({"tx": optax.sgd}, TypeError, "tx must be an optax transformation"),
         ({"explosion": 1.0}, ValueError, "explosion must be above 1"),
         ({"explosion": 0.5}, ValueError, "explosion must lie in"),
-        ({"explosion": "3"}, TypeError, "explosion must be a float"),
+        ({"explosion": "3"}, TypeError, "explosion must be a real"),
         ({"cut": 0.0}, ValueError, "cut must be above 0"),
         ({"cut": 1.5}, ValueError, "cut must lie in"),
     ],

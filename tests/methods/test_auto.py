@@ -1,0 +1,111 @@
+"""auto: no number to set, its first rate, and the end of a run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems.networks import mlp_batches, mlp_loss, mlp_params
+
+import hyperlr
+from hyperlr.search import first_rate
+
+MOMENTUM = functools.partial(optax.sgd, momentum=0.9)
+STEPS = 150
+
+
+@functools.cache
+def run(inner, learning_rate=None, share=1.0):
+    """A small network on minibatches of one function; the state, its record and the loss."""
+    tx = hyperlr.auto(inner, learning_rate)
+    params = mlp_params(jax.random.key(0))
+    target = mlp_params(jax.random.key(9))
+    x = mlp_batches(jax.random.key(1), STEPS, batch_size=32)[0]
+    y = jax.vmap(lambda x: predicted(target, x))(x)
+
+    def step(carry, batch):
+        params, state = carry
+        value, grads, extra = hyperlr.value_and_grad(mlp_loss, share=share)(
+            params, batch, state=state
+        )
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), hyperlr.metrics(state) | {
+            "loss": value
+        }
+
+    carry = (params, tx.init(params))
+    (params, state), record = jax.jit(lambda: jax.lax.scan(step, carry, (x, y)))()
+    batch = (x[0], y[0])
+    averaged = hyperlr.eval_params(state, params)
+    return jax.tree.map(np.asarray, record), float(mlp_loss(averaged, batch))
+
+
+def predicted(params, x):
+    for i, name in enumerate(sorted(params)):
+        x = x @ params[name]["w"] + params[name]["b"][None, :]
+        x = jnp.tanh(x) if i < len(params) - 1 else x
+    return x
+
+
+@pytest.mark.parametrize("inner", [MOMENTUM, optax.adamw])
+def test_it_learns_without_a_number(inner):
+    record, final = run(inner, share=0.25)
+    rates = record["learning_rate"]
+    assert np.isfinite(rates).all()
+    assert 0 < rates[0] < 1  # the rate found, not the factor 1 of before
+    assert final < 0.2 * record["loss"][0]
+    assert record["num_restarts"][-1] == 0
+
+
+@pytest.mark.parametrize("start", [1e-4, 1e-1])
+def test_it_comes_to_one_rate_from_any(start):
+    record, final = run(MOMENTUM, start)
+    np.testing.assert_allclose(record["learning_rate"][0], start, rtol=1e-6)
+    assert final < 0.2 * record["loss"][0]
+
+
+def test_the_first_rate_is_the_smallest_that_does_enough():
+    """On w² / 2 from 1, ten steps with the first gradient lead to 1 - 10 η."""
+    tx = hyperlr.auto(optax.sgd)
+    w = jnp.ones(())
+    state = tx.init(w)
+    loss_fn = lambda w, batch: w**2 / 2
+    assert hyperlr.metrics(state)["learning_rate"] == 1.0  # a factor of what will be found
+    _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, None, state=state)
+    _, state = tx.update(grads, state, w, **extra)
+    ladder = 10.0 ** np.arange(-8, 2.01, 0.25)
+    falls = 0.5 - (1 - 10 * ladder) ** 2 / 2
+    expected = ladder[np.argmax(falls >= 0.1 * falls.max())]
+    np.testing.assert_allclose(hyperlr.metrics(state)["learning_rate"], expected, rtol=1e-5)
+
+
+def test_where_no_rate_lowers_the_loss_the_smallest_is_taken():
+    rising = lambda rate: 1.0 + rate
+    np.testing.assert_allclose(first_rate(rising, jnp.float32(1.0)), 1e-8, rtol=1e-5)
+    broken = lambda rate: jnp.nan * rate
+    np.testing.assert_allclose(first_rate(broken, jnp.float32(1.0)), 1e-8, rtol=1e-5)
+
+
+def test_tangents_are_held_below_the_way_so_far():
+    """Far beyond the edge of stability Z would grow without end; the excess pushes η down."""
+    tx = hyperlr.online(
+        optax.sgd,
+        {"learning_rate": 3.0},
+        discount=1.0,
+        hyper_optimizer=hyperlr.exponentiated_gradient(0.0, push=0.5),
+        relative=True,
+        max_tangent=1.0,
+    )
+    w = jnp.ones(2)
+    state, way = tx.init(w), 0.0
+    loss_fn = lambda w, batch: jnp.sum(w**2) / 2
+    for t in range(8):
+        _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, None, state=state)
+        updates, state = tx.update(grads, state, w, **extra)
+        w = optax.apply_updates(w, updates)
+        way = (way if t else 0.0) + float(jnp.linalg.norm(updates))
+        norm = float(jnp.linalg.norm(state.tangent["learning_rate"].params))
+        assert norm <= way * (1 + 1e-5)
+    assert state.bound.excess["learning_rate"] > 0.1
