@@ -210,4 +210,4 @@ def test_metrics_of_several_states_are_told_apart():
     found = hyperlr.metrics(tx.init({"x": jnp.ones(1), "y": jnp.ones(1)}))
     rates = {key: float(x) for key, x in found.items() if key.endswith("/learning_rate")}
     assert sorted(rates.values()) == pytest.approx([0.1, 0.2])
-    assert len(found) == 10
+    assert len(found) == 12
