@@ -29,6 +29,7 @@ LEFT_OUT = {
     "cocob": "bets a fraction that depends on the rate through a maximum with kinks",
     "dpsgd": "adds noise, and has required settings",
     "lbfgs": "searches along a line",
+    "momo_adam": "sums over all weights a root that has no derivative at a dead one",
     "noisy_sgd": "adds noise of which the rate sets the size",
     "optimistic_adam": "is the old name of optimistic_adam_v2",
     "rprop": "steps by the signs of gradients, whatever their size",
