@@ -32,6 +32,7 @@ LEFT_OUT = {
     "momo_adam": "sums over all weights a root that has no derivative at a dead one",
     "noisy_sgd": "adds noise of which the rate sets the size",
     "optimistic_adam": "is the old name of optimistic_adam_v2",
+    "sophia": "estimates the curvature at random points, of a function that it asks for",
     "rprop": "steps by the signs of gradients, whatever their size",
 }
 
