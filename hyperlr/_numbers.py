@@ -39,3 +39,25 @@ def norm(tree: Tree) -> jax.Array:
     # since the norm of NaN must not come out as 0.
     zero = squared == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+def all_finite(tree: Tree) -> jax.Array:
+    """Whether all real or complex numbers of a tree are finite."""
+    dtype = _trees.accumulation_dtype(tree)
+    sizes = [
+        _largest(x).astype(dtype)
+        for x in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    ]
+    if not sizes:
+        return jnp.ones((), bool)
+    # Sorted, where a maximum or a conjunction would do: of those XLA makes one expression over all
+    # leaves, which it repeats in every kernel that depends on it, so that the program grows with
+    # the square of their number. NaN comes last, after ∞.
+    return jnp.isfinite(jax.lax.sort(jnp.stack(sizes))[-1])
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    """The largest modulus in an array; NaN wins every maximum."""
+    # Along the leading axes first, which vectorizes on CPU.
+    return jnp.max(jnp.max(jnp.abs(x), axis=tuple(range(x.ndim - 1)), initial=0), initial=0)

@@ -3,6 +3,7 @@
 HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -288,10 +289,11 @@ def _init(
     tangent = tangents()
     hyper_state = method.rule.init(initial)
     return OnlineState(
-        settings=method.settings,
+        settings=dataclasses.replace(method.settings, rates=("learning_rate",)),
         awaits_rate=jnp.array(True) if method.settings.finds_first_rate else None,
         step_count=jnp.zeros((), jnp.int32),
         hyperparams=initial,
+        lower=PerName((name, jnp.asarray(method.bounds[name][0], dtype)) for name in hyperparams),
         hypergradient=zeros(),
         discount=zeros(),
         horizon=zeros(),
