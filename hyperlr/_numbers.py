@@ -1,5 +1,8 @@
 """Numbers made from trees, in at least float32: inner products and norms, kept finite."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -41,23 +44,19 @@ def norm(tree: Tree) -> jax.Array:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
+# Smaller arrays are put together before something is found out about all of them: it takes longer to
+# compile a reduction than to copy so many numbers.
+_SMALL = 2**16
+
+
 def all_finite(tree: Tree) -> jax.Array:
     """Whether all real or complex numbers of a tree are finite."""
-    dtype = _trees.accumulation_dtype(tree)
-    sizes = [
-        _largest(x).astype(dtype)
-        for x in jax.tree.leaves(tree)
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-    ]
-    if not sizes:
-        return jnp.ones((), bool)
-    # Sorted, where a maximum or a conjunction would do: of those XLA makes one expression over all
-    # leaves, which it repeats in every kernel that depends on it, so that the program grows with
-    # the square of their number. NaN comes last, after ∞.
-    return jnp.isfinite(jax.lax.sort(jnp.stack(sizes))[-1])
-
-
-def _largest(x: jax.Array) -> jax.Array:
-    """The largest modulus in an array; NaN wins every maximum."""
-    # Along the leading axes first, which vectorizes on CPU.
-    return jnp.max(jnp.max(jnp.abs(x), axis=tuple(range(x.ndim - 1)), initial=0), initial=0)
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    small: dict[Any, list[jax.Array]] = {}
+    for x in leaves:
+        if x.size <= _SMALL:
+            small.setdefault(x.dtype, []).append(jnp.ravel(x))
+    arrays = [x for x in leaves if x.size > _SMALL] + [jnp.concatenate(x) for x in small.values()]
+    # Several times faster on CPU than the conjunction of isfinite; NaN wins every maximum.
+    largest = [jnp.isfinite(jnp.max(jnp.abs(x), initial=0)) for x in arrays]
+    return functools.reduce(jnp.logical_and, largest, jnp.ones((), bool))

@@ -16,7 +16,7 @@ import optax
 from hyperlr import _checks, _inner_step, _numbers, _trees
 from hyperlr._trees import Tree
 from hyperlr.methods import _restart
-from hyperlr.methods._losses import Losses, Recovery, Verdict, judge, no_losses, no_verdict
+from hyperlr.methods._losses import Action, Losses, Verdict, judge, no_losses
 
 # Steps from one look at the state and the good parameters to the next.
 _CADENCE = 10
@@ -43,7 +43,7 @@ class GuardState(NamedTuple):
       inner_state: state of the guarded transformation.
       good: what to come back to; ``good_params`` for short are the parameters of it.
       losses: what an explosion is told by.
-      recovery: int32, a :class:`hyperlr.methods._losses.Recovery`.
+      last_action: int32, what the last update did, a :class:`hyperlr.methods._losses.Action`.
       num_steps: int32, steps since the good parameters were chosen, or were looked for in vain.
       scale: float32, factor of the updates of parameters for which no rate is learned.
       num_rollbacks: int32, how many steps were taken back.
@@ -53,7 +53,7 @@ class GuardState(NamedTuple):
     inner_state: optax.OptState
     good: Good
     losses: Losses
-    recovery: jax.Array
+    last_action: jax.Array
     num_steps: jax.Array
     scale: jax.Array
     num_rollbacks: jax.Array
@@ -148,7 +148,7 @@ def guard(
             inner_state=inner_state,
             good=jax.tree.map(jnp.copy, _good(params, inner_state)),
             losses=no_losses(_trees.accumulation_dtype(params)),
-            recovery=jnp.full((), Recovery.STEPPED, jnp.int32),
+            last_action=jnp.full((), Action.STEP, jnp.int32),
             num_steps=jnp.zeros((), jnp.int32),
             scale=jnp.ones((), jnp.float32),
             num_rollbacks=jnp.zeros((), jnp.int32),
@@ -172,45 +172,28 @@ def guard(
         extra_args |= {name: x for name, x in given.items() if x is not None}
         extra_args = _inner_step.accepted_args(tx.update, extra_args)
 
-        # All but one thing is known before the step: that it leads to what is not finite.
-        completes = state.recovery == Recovery.RETURNING
-        # Conditions keep a verdict apart from what depends on it: XLA would repeat all of its
-        # arithmetic in the kernel of every leaf.
-        verdict = jax.lax.cond(
-            completes,
-            lambda: no_verdict(state.losses),
-            lambda: judge(loss, state.losses, state.recovery, explosion),
-        )
-        waits = verdict.waits
-        tries = ~(completes | waits | verdict.is_broken | verdict.has_exploded)
-        is_due = tries & (state.num_steps == _CADENCE)
-        good, is_sound = _looked_for(is_due, verdict, params, state)
-        tries &= is_sound
-
+        verdict, good = _decided(updates, loss, params, state, explosion)
+        action = verdict.action
+        steps, returns = action == Action.STEP, action == Action.RETURN
         stepped, new_state = tx.update(updates, state.inner_state, params, **extra_args)
-        stepped = jax.lax.optimization_barrier(_scaled(stepped, state))
-        works = tries & _numbers.all_finite(optax.apply_updates(params, stepped))
-        fails = ~(works | waits | completes)
-
-        cut_now = jnp.where(completes, jnp.asarray(cut, jnp.float32), jnp.ones((), jnp.float32))
-        anew = _restart.restarted(tx.init(good.params), good.scalars, good.averages, cut_now)
-        held = _select(tries, new_state, state.inner_state)
-        inner_state = _select(completes, anew, held)
+        factor = jnp.where(returns, jnp.asarray(cut, jnp.float32), jnp.ones((), jnp.float32))
+        anew = _restart.restarted(tx.init(good.params), good.scalars, good.averages, factor)
+        inner_state = _select(steps, new_state, state.inner_state)
+        inner_state = _select(returns, anew, inner_state)
         # A first step may have found the first rate, which is not to be looked for again.
-        begins = completes | (works & (state.num_steps == 0))
+        begins = returns | (steps & (state.num_steps == 0))
         scalars = _select(begins, _restart.scalars_of(inner_state), good.scalars)
+        way = functools.partial(_update, action)
         return (
-            jax.tree.map(
-                functools.partial(_step_or_way_back, works, waits), stepped, good.params, params
-            ),
+            jax.tree.map(way, _scaled(stepped, state), good.params, params),
             GuardState(
                 inner_state=inner_state,
                 good=good._replace(scalars=scalars),
-                losses=_select(tries, verdict.losses, state.losses),
-                recovery=_recovery(works, waits, completes),
-                num_steps=_num_steps(state.num_steps, works, is_due, completes),
-                scale=cut_now * state.scale,
-                num_rollbacks=_plus(state.num_rollbacks, fails),
+                losses=verdict.losses,
+                last_action=action,
+                num_steps=_num_steps(state.num_steps, steps, returns),
+                scale=factor * state.scale,
+                num_rollbacks=_plus(state.num_rollbacks, returns),
                 num_explosions=_plus(state.num_explosions, verdict.has_exploded),
             ),
         )
@@ -236,17 +219,31 @@ def _good(params: optax.Params, inner_state: optax.OptState) -> Good:
     return Good(params, _restart.scalars_of(inner_state), _restart.averages_of(inner_state))
 
 
-def _looked_for(
-    is_due: jax.Array, verdict: Verdict, params: optax.Params, state: GuardState
-) -> tuple[Good, jax.Array]:
-    """What to come back to from now on, and whether the inner state is finite, where it is time."""
+def _decided(
+    grads: optax.Updates,
+    loss: jax.Array | None,
+    params: optax.Params,
+    state: GuardState,
+    explosion: float | jax.Array,
+) -> tuple[Verdict, Good]:
+    """What to do, and what to come back to from now on."""
+    is_sound = _numbers.all_finite(grads)
+    verdict = judge(loss, is_sound, state.losses, state.last_action, explosion)
 
-    def look() -> tuple[Good, jax.Array]:
-        is_sound = _restart.is_finite(state.inner_state)
-        here = _good(params, state.inner_state)
-        return _select(is_sound & verdict.is_best, here, state.good), is_sound
+    def look() -> jax.Array:
+        is_sound = _restart.is_finite(state.inner_state) & ~_has_run_away(params)
+        return jnp.where(is_sound, Action.STEP, Action.RETURN).astype(jnp.int32)
 
-    return jax.lax.cond(is_due, look, lambda: (state.good, jnp.ones_like(is_due)))
+    # This condition also keeps the decision apart from what depends on it: XLA would repeat all of
+    # its arithmetic in the kernel of every leaf.
+    is_due = (verdict.action == Action.STEP) & (state.num_steps == _CADENCE)
+    action = jax.lax.cond(is_due, look, lambda: verdict.action)
+    good = jax.lax.cond(
+        is_due & (action == Action.STEP) & verdict.is_best,
+        lambda: _good(params, state.inner_state),
+        lambda: state.good,
+    )
+    return verdict._replace(action=action), good
 
 
 def _scaled(updates: optax.Updates, state: GuardState) -> optax.Updates:
@@ -261,8 +258,8 @@ def _scaled(updates: optax.Updates, state: GuardState) -> optax.Updates:
     return jax.tree.map(scaled, updates, learned)
 
 
-def _step_or_way_back(
-    works: jax.Array, waits: jax.Array, step: jax.Array, good: jax.Array, param: jax.Array
+def _update(
+    action: jax.Array, step: jax.Array, good: jax.Array, param: jax.Array
 ) -> jax.Array:
     """The update of one leaf; integers have none."""
     if not _trees.is_float(step):
@@ -270,22 +267,41 @@ def _step_or_way_back(
     # Subtracting parameters that ran away rounds off those that they were to come back to, and a
     # way that overflows is gone as far as it can be told. The next update, from close by, completes
     # it.
-    back = _numbers.saturated((good - param).astype(step.dtype))
-    return jax.lax.select(works, step, jax.lax.select(waits, jnp.zeros_like(step), back))
+    with jax.numpy_dtype_promotion("standard"):
+        back = _numbers.saturated((good - param).astype(step.dtype))
+    still = jnp.zeros_like(step)
+    return jax.lax.select(
+        action == Action.STEP,
+        _held(step, param),
+        jax.lax.select(action == Action.WAIT, still, back),
+    )
 
 
-def _recovery(works: jax.Array, waits: jax.Array, completes: jax.Array) -> jax.Array:
-    back = jnp.where(completes, Recovery.RETURNED, Recovery.RETURNING)
-    found = jnp.where(works, Recovery.STEPPED, jnp.where(waits, Recovery.WAITING, back))
-    return found.astype(jnp.int32)
+def _held(step: jax.Array, param: jax.Array) -> jax.Array:
+    """A step that leads to a finite number: halfway to the largest where it led beyond all.
+
+    There the loss tells that it went wrong, and if it does not depend on this entry, so does
+    :func:`_has_run_away`. NaN, of which no loss could, makes no step.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        leads_to = (param + step).astype(param.dtype)
+        target = jnp.sign(step) * (float(jnp.finfo(param.dtype).max) / 2)
+        held = _numbers.saturated((target - param).astype(step.dtype))
+    held = jnp.where(jnp.isnan(step), jnp.zeros_like(step), held)
+    return jnp.where(jnp.isfinite(leads_to), step, held)
 
 
-def _num_steps(
-    num_steps: jax.Array, works: jax.Array, is_due: jax.Array, completes: jax.Array
-) -> jax.Array:
+def _has_run_away(params: optax.Params) -> jax.Array:
+    """Whether a parameter is of the size of what :func:`_held` leaves."""
+    floats = [x for x in jax.tree.leaves(params) if _trees.is_float(x)]
+    return ~_numbers.all_finite([4.0 * x for x in floats])
+
+
+def _num_steps(num_steps: jax.Array, steps: jax.Array, returns: jax.Array) -> jax.Array:
     """0 after a return alone, so that the first step from there is known for what it is."""
-    after = jnp.where(is_due, 1, num_steps + 1)
-    return jnp.where(completes, 0, jnp.where(works, after, num_steps)).astype(jnp.int32)
+    after = jnp.where(num_steps == _CADENCE, 1, num_steps + 1)
+    found = jnp.where(returns, 0, jnp.where(steps, after, num_steps))
+    return found.astype(jnp.int32)
 
 
 def _select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:

@@ -19,17 +19,17 @@ _DEVIATIONS = 6.0
 _MEAN_DEVIATIONS = 2.0
 
 
-class Recovery(enum.IntEnum):
-    """Where the next update starts from."""
+class Action(enum.IntEnum):
+    """What an update of the guard does."""
 
-    STEPPED = 0
-    """The last update was a step of the guarded transformation."""
-    RETURNED = 1
-    """Good parameters, to which the last update came back, with a state that started anew."""
-    RETURNING = 2
-    """The way to good parameters, which the next update completes; its loss is not looked at."""
-    WAITING = 3
-    """The same parameters once more, since their loss looked like an explosion."""
+    STEP = 0
+    """A step of the guarded transformation."""
+    WAIT = 1
+    """Nothing, since the loss looks like an explosion: the next minibatch decides."""
+    RETURN = 2
+    """It goes back to good parameters, with a state that starts anew."""
+    COMPLETE = 3
+    """It completes the way there, which rounding left short; its loss is not looked at."""
 
 
 class Losses(NamedTuple):
@@ -52,19 +52,17 @@ class Losses(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is to be done about a loss, as bools; at most one of the first three is true.
+    """What is to be done.
 
     Attributes:
-      is_broken: the loss is not finite.
-      has_exploded: it is, and the parameters are to be left.
-      waits: it may be an outlier, and the next minibatch decides.
-      is_best: the smoothed loss is at its recent best.
-      losses: what to remember if the step is taken.
+      action: int32, an :class:`Action`.
+      has_exploded: bool, whether it is ``RETURN`` for a loss that is finite.
+      is_best: bool, whether the smoothed loss is at its recent best.
+      losses: what to remember of the losses.
     """
 
-    is_broken: jax.Array
+    action: jax.Array
     has_exploded: jax.Array
-    waits: jax.Array
     is_best: jax.Array
     losses: Losses
 
@@ -74,48 +72,55 @@ def no_losses(dtype: jnp.dtype) -> Losses:
     return Losses(jnp.zeros((), bool), *(jnp.zeros((), dtype) for _ in Losses._fields[1:]))
 
 
-def no_verdict(losses: Losses) -> Verdict:
-    """Nothing is wrong, and nothing was learned."""
-    no = jnp.zeros((), bool)
-    return Verdict(no, no, no, jnp.ones((), bool), losses)
-
-
 def judge(
     loss: jax.Array | None,
+    is_sound: jax.Array,
     losses: Losses,
-    recovery: jax.Array,
+    last: jax.Array,
     explosion: float | jax.Array,
 ) -> Verdict:
-    """Whether the parameters with this loss are to be kept.
+    """What to do, given the loss at the present parameters.
 
     Args:
-      loss: of the dtype of ``losses``; ``None`` where it is not known, and nothing is wrong then.
+      loss: of the dtype of ``losses``; ``None`` where it is not known, and never explodes.
+      is_sound: bool, whether the gradients are finite.
       losses: those so far.
-      recovery: a :class:`Recovery`, other than ``RETURNING``.
+      last: int32, the :class:`Action` of the last update.
       explosion: the multiple of the recent best past which a loss has exploded; infinite for never.
     """
+    verdict = _of_sound(loss, losses, last, explosion)
+    is_broken = ~is_sound if loss is None else ~(is_sound & jnp.isfinite(loss))
+    completes = last == Action.RETURN
+    action = jnp.where(is_broken, Action.RETURN, verdict.action)
+    action = jnp.where(completes, Action.COMPLETE, action).astype(jnp.int32)
+    steps = action == Action.STEP
+    return Verdict(
+        action=action,
+        has_exploded=verdict.has_exploded & ~is_broken & ~completes,
+        is_best=verdict.is_best,
+        losses=Losses(*(jnp.where(steps, *x) for x in zip(verdict.losses, losses, strict=True))),
+    )
+
+
+def _of_sound(
+    loss: jax.Array | None, losses: Losses, last: jax.Array, explosion: float | jax.Array
+) -> Verdict:
+    """What to do where the loss is finite."""
+    step, no = jnp.full((), Action.STEP, jnp.int32), jnp.zeros((), bool)
     if loss is None:
-        return no_verdict(losses)
-    no = jnp.zeros((), bool)
-    is_finite = jnp.isfinite(loss)
-    # A difference of what is not finite would be NaN, and the verdict does not depend on it.
-    loss = jnp.where(is_finite, loss, losses.mean)
+        return Verdict(step, no, ~no, losses)
     never = not _checks.is_traced(explosion) and math.isinf(float(explosion))
     bound = losses.best + (jnp.zeros_like(loss) if never else _margin(losses, explosion))
-        # Just come back, there are no better parameters: the losses there are what they are.
-    compares = losses.has_begun & (recovery != Recovery.RETURNED)
-    outlies = no if never else is_finite & compares & (loss > bound)
+    # Just come back, there are no better parameters: the losses there are what they are.
+    compares = losses.has_begun & (last != Action.COMPLETE)
+    outlies = no if never else compares & (loss > bound)
     # One minibatch may be an outlier, and cutting the rates would not make it any better.
-    waits = outlies & (recovery != Recovery.WAITING)
-    new = _remembered(loss, bound, losses, recovery)
+    waits = outlies & (last != Action.WAIT)
+    new = _remembered(loss, bound, losses, last)
     is_lost = no if never else _is_lost(new) & jnp.isfinite(explosion)
-    return Verdict(
-        is_broken=~is_finite,
-        has_exploded=is_finite & ~waits & (outlies | is_lost),
-        waits=waits,
-        is_best=new.mean <= new.best,
-        losses=new,
-    )
+    explodes = ~waits & (outlies | is_lost)
+    action = jnp.where(explodes, Action.RETURN, jnp.where(waits, Action.WAIT, step))
+    return Verdict(action, explodes, new.mean <= new.best, new)
 
 
 def _margin(losses: Losses, explosion: float | jax.Array) -> jax.Array:
@@ -132,15 +137,15 @@ def _is_lost(losses: Losses) -> jax.Array:
 
 
 def _remembered(
-    loss: jax.Array, bound: jax.Array, losses: Losses, recovery: jax.Array
+    loss: jax.Array, bound: jax.Array, losses: Losses, last: jax.Array
 ) -> Losses:
     """The losses with one more; after a rollback it says what to expect there."""
     # What was waited for was an outlier then. It counts for as much as is allowed, or it would hide
     # all that come after it.
     outlier = _with_one_more(losses, bound, begins=jnp.zeros((), bool))
-    is_outlier = recovery == Recovery.WAITING
+    is_outlier = last == Action.WAIT
     losses = Losses(*(jnp.where(is_outlier, x, y) for x, y in zip(outlier, losses, strict=True)))
-    return _with_one_more(losses, loss, ~losses.has_begun | (recovery == Recovery.RETURNED))
+    return _with_one_more(losses, loss, ~losses.has_begun | (last == Action.COMPLETE))
 
 
 def _with_one_more(losses: Losses, loss: jax.Array, begins: jax.Array) -> Losses:
