@@ -5,7 +5,6 @@ parameters are finite. So nothing of the state has to wait for it, and all selec
 the kernels that compute what they select from. The good copy is looked at every so many steps.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ class GuardState(NamedTuple):
       good: what to come back to; ``good_params`` for short are the parameters of it.
       losses: what an explosion is told by.
       last_action: int32, what the last update did, a :class:`hyperlr.methods._losses.Action`.
-      num_steps: int32, steps since the good parameters were chosen, or were looked for in vain.
+      num_steps: int32, steps since the good parameters were chosen, or since a return to them.
       scale: float32, factor of the updates of parameters for which no rate is learned.
       num_rollbacks: int32, how many steps were taken back.
       num_explosions: int32, how many of them for a loss that was finite, but exploded.
@@ -172,30 +171,32 @@ def guard(
         extra_args |= {name: x for name, x in given.items() if x is not None}
         extra_args = _inner_step.accepted_args(tx.update, extra_args)
 
-        verdict, good = _decided(updates, loss, params, state, explosion)
-        action = verdict.action
-        steps, returns = action == Action.STEP, action == Action.RETURN
+        verdict, good, is_new = _decided(loss, params, state, explosion)
         stepped, new_state = tx.update(updates, state.inner_state, params, **extra_args)
+        stepped = _scaled(stepped, state)
+        steps = (verdict.action <= Action.SUSPECT) & _leads_to_finite(params, stepped)
+        completes = verdict.action == Action.COMPLETE
+        returns = ~(steps | completes)
         factor = jnp.where(returns, jnp.asarray(cut, jnp.float32), jnp.ones((), jnp.float32))
-        anew = _restart.restarted(tx.init(good.params), good.scalars, good.averages, factor)
-        inner_state = _select(steps, new_state, state.inner_state)
-        inner_state = _select(returns, anew, inner_state)
+
+        def come_back(target: optax.Params) -> tuple[optax.Updates, optax.OptState]:
+            anew = _restart.restarted(tx.init(target), good.scalars, good.averages, factor)
+            return jax.tree.map(_way_back, stepped, target, params), anew
+
+        updates, inner_state = _replaced(~steps, come_back, good.params, (stepped, new_state))
         # A first step may have found the first rate, which is not to be looked for again.
         begins = returns | (steps & (state.num_steps == 0))
         scalars = _select(begins, _restart.scalars_of(inner_state), good.scalars)
-        way = functools.partial(_update, action)
-        return (
-            jax.tree.map(way, _scaled(stepped, state), good.params, params),
-            GuardState(
-                inner_state=inner_state,
-                good=good._replace(scalars=scalars),
-                losses=verdict.losses,
-                last_action=action,
-                num_steps=_num_steps(state.num_steps, steps, returns),
-                scale=factor * state.scale,
-                num_rollbacks=_plus(state.num_rollbacks, returns),
-                num_explosions=_plus(state.num_explosions, verdict.has_exploded),
-            ),
+        action = jnp.where(returns, Action.RETURN, verdict.action).astype(jnp.int32)
+        return updates, GuardState(
+            inner_state=inner_state,
+            good=good._replace(scalars=scalars),
+            losses=_select(steps, verdict.losses, state.losses),
+            last_action=action,
+            num_steps=_num_steps(state.num_steps, is_new, steps, returns),
+            scale=factor * state.scale,
+            num_rollbacks=_plus(state.num_rollbacks, returns),
+            num_explosions=_plus(state.num_explosions, verdict.has_exploded),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -220,30 +221,24 @@ def _good(params: optax.Params, inner_state: optax.OptState) -> Good:
 
 
 def _decided(
-    grads: optax.Updates,
     loss: jax.Array | None,
     params: optax.Params,
     state: GuardState,
     explosion: float | jax.Array,
-) -> tuple[Verdict, Good]:
-    """What to do, and what to come back to from now on."""
-    is_sound = _numbers.all_finite(grads)
-    verdict = judge(loss, is_sound, state.losses, state.last_action, explosion)
+) -> tuple[Verdict, Good, jax.Array]:
+    """What to do, what to come back to from now on, and whether that is newly chosen."""
+    verdict = judge(loss, state.losses, state.last_action, explosion)
 
     def look() -> jax.Array:
-        is_sound = _restart.is_finite(state.inner_state) & ~_has_run_away(params)
+        is_sound = _restart.is_finite(state.inner_state)
         return jnp.where(is_sound, Action.STEP, Action.RETURN).astype(jnp.int32)
 
-    # This condition also keeps the decision apart from what depends on it: XLA would repeat all of
-    # its arithmetic in the kernel of every leaf.
-    is_due = (verdict.action == Action.STEP) & (state.num_steps == _CADENCE)
-    action = jax.lax.cond(is_due, look, lambda: verdict.action)
-    good = jax.lax.cond(
-        is_due & (action == Action.STEP) & verdict.is_best,
-        lambda: _good(params, state.inner_state),
-        lambda: state.good,
-    )
-    return verdict._replace(action=action), good
+    is_time = (state.num_steps >= _CADENCE) & (verdict.action == Action.STEP)
+    looks = is_time & (verdict.is_best | (state.num_steps % _CADENCE == 0))
+    action = jax.lax.cond(looks, look, lambda: verdict.action)
+    chooses = is_time & verdict.is_best & (action == Action.STEP)
+    good = jax.lax.cond(chooses, lambda: _good(params, state.inner_state), lambda: state.good)
+    return verdict._replace(action=action), good, chooses
 
 
 def _scaled(updates: optax.Updates, state: GuardState) -> optax.Updates:
@@ -258,48 +253,58 @@ def _scaled(updates: optax.Updates, state: GuardState) -> optax.Updates:
     return jax.tree.map(scaled, updates, learned)
 
 
-def _update(
-    action: jax.Array, step: jax.Array, good: jax.Array, param: jax.Array
-) -> jax.Array:
-    """The update of one leaf; integers have none."""
+def _leads_to_finite(params: optax.Params, updates: optax.Updates) -> jax.Array:
+    """Whether the parameters stay finite, as far as the updates can tell.
+
+    Those whose squares do not overflow add nothing to numbers so large that the sum could.
+    """
+
+    def is_narrow(param: jax.Array) -> bool:
+        return _trees.is_float(param) and float(jnp.finfo(jnp.result_type(param)).max) < 1e30
+
+    with jax.numpy_dtype_promotion("standard"):
+        moved = jax.tree.map(
+            lambda w, u: (w + u).astype(w.dtype) if is_narrow(w) else None, params, updates
+        )
+    return _numbers.has_finite_norm(updates) & _numbers.all_finite(moved)
+
+
+def _way_back(step: jax.Array, good: jax.Array, param: jax.Array) -> jax.Array:
+    """The update of one leaf; integers have none.
+
+    Subtracting parameters that ran away rounds off those that they were to come back to, and a way
+    that overflows is gone as far as it can be told. The next update, from close by, completes it.
+    """
     if not _trees.is_float(step):
         return step
-    # Subtracting parameters that ran away rounds off those that they were to come back to, and a
-    # way that overflows is gone as far as it can be told. The next update, from close by, completes
-    # it.
     with jax.numpy_dtype_promotion("standard"):
-        back = _numbers.saturated((good - param).astype(step.dtype))
-    still = jnp.zeros_like(step)
-    return jax.lax.select(
-        action == Action.STEP,
-        _held(step, param),
-        jax.lax.select(action == Action.WAIT, still, back),
-    )
+        return _numbers.saturated((good - param).astype(step.dtype))
 
 
-def _held(step: jax.Array, param: jax.Array) -> jax.Array:
-    """A step that leads to a finite number: halfway to the largest where it led beyond all.
+def _replaced(
+    condition: jax.Array, replacement: Callable[[Tree], Tree], argument: Tree, tree: Tree
+) -> Tree:
+    """``tree``, or ``replacement(argument)``, of the same shapes, where ``condition`` holds.
 
-    There the loss tells that it went wrong, and if it does not depend on this entry, so does
-    :func:`_has_run_away`. NaN, of which no loss could, makes no step.
+    A loop that is run through once or not at all: XLA leaves a carry where it is, while it copies
+    what a condition only passes on.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        leads_to = (param + step).astype(param.dtype)
-        target = jnp.sign(step) * (float(jnp.finfo(param.dtype).max) / 2)
-        held = _numbers.saturated((target - param).astype(step.dtype))
-    held = jnp.where(jnp.isnan(step), jnp.zeros_like(step), held)
-    return jnp.where(jnp.isfinite(leads_to), step, held)
+
+    def replace(carry: tuple[jax.Array, Tree]) -> tuple[jax.Array, Tree]:
+        is_first, old = carry
+        # What does not depend on the carry is taken out of a loop, and computed at every step.
+        shown = jax.tree.map(lambda x: jnp.where(is_first, x, jnp.zeros_like(x)), argument)
+        new = jax.tree.map(lambda x, y: jnp.asarray(x).astype(y.dtype), replacement(shown), old)
+        return ~is_first, new
+
+    return jax.lax.while_loop(lambda carry: carry[0], replace, (condition, tree))[1]
 
 
-def _has_run_away(params: optax.Params) -> jax.Array:
-    """Whether a parameter is of the size of what :func:`_held` leaves."""
-    floats = [x for x in jax.tree.leaves(params) if _trees.is_float(x)]
-    return ~_numbers.all_finite([4.0 * x for x in floats])
-
-
-def _num_steps(num_steps: jax.Array, steps: jax.Array, returns: jax.Array) -> jax.Array:
+def _num_steps(
+    num_steps: jax.Array, is_new: jax.Array, steps: jax.Array, returns: jax.Array
+) -> jax.Array:
     """0 after a return alone, so that the first step from there is known for what it is."""
-    after = jnp.where(num_steps == _CADENCE, 1, num_steps + 1)
+    after = jnp.where(is_new, 1, optax.safe_increment(num_steps))
     found = jnp.where(returns, 0, jnp.where(steps, after, num_steps))
     return found.astype(jnp.int32)
 

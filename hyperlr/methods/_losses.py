@@ -24,8 +24,8 @@ class Action(enum.IntEnum):
 
     STEP = 0
     """A step of the guarded transformation."""
-    WAIT = 1
-    """Nothing, since the loss looks like an explosion: the next minibatch decides."""
+    SUSPECT = 1
+    """Likewise, although the loss looks like an explosion: the next minibatch decides."""
     RETURN = 2
     """It goes back to good parameters, with a state that starts anew."""
     COMPLETE = 3
@@ -74,7 +74,6 @@ def no_losses(dtype: jnp.dtype) -> Losses:
 
 def judge(
     loss: jax.Array | None,
-    is_sound: jax.Array,
     losses: Losses,
     last: jax.Array,
     explosion: float | jax.Array,
@@ -83,13 +82,12 @@ def judge(
 
     Args:
       loss: of the dtype of ``losses``; ``None`` where it is not known, and never explodes.
-      is_sound: bool, whether the gradients are finite.
       losses: those so far.
       last: int32, the :class:`Action` of the last update.
       explosion: the multiple of the recent best past which a loss has exploded; infinite for never.
     """
     verdict = _of_sound(loss, losses, last, explosion)
-    is_broken = ~is_sound if loss is None else ~(is_sound & jnp.isfinite(loss))
+    is_broken = jnp.zeros((), bool) if loss is None else ~jnp.isfinite(loss)
     completes = last == Action.RETURN
     action = jnp.where(is_broken, Action.RETURN, verdict.action)
     action = jnp.where(completes, Action.COMPLETE, action).astype(jnp.int32)
@@ -115,11 +113,11 @@ def _of_sound(
     compares = losses.has_begun & (last != Action.COMPLETE)
     outlies = no if never else compares & (loss > bound)
     # One minibatch may be an outlier, and cutting the rates would not make it any better.
-    waits = outlies & (last != Action.WAIT)
+    suspects = outlies & (last != Action.SUSPECT)
     new = _remembered(loss, bound, losses, last)
     is_lost = no if never else _is_lost(new) & jnp.isfinite(explosion)
-    explodes = ~waits & (outlies | is_lost)
-    action = jnp.where(explodes, Action.RETURN, jnp.where(waits, Action.WAIT, step))
+    explodes = ~suspects & (outlies | is_lost)
+    action = jnp.where(explodes, Action.RETURN, jnp.where(suspects, Action.SUSPECT, step))
     return Verdict(action, explodes, new.mean <= new.best, new)
 
 
@@ -136,14 +134,12 @@ def _is_lost(losses: Losses) -> jax.Array:
     return has_learned & (losses.mean > losses.first)
 
 
-def _remembered(
-    loss: jax.Array, bound: jax.Array, losses: Losses, last: jax.Array
-) -> Losses:
+def _remembered(loss: jax.Array, bound: jax.Array, losses: Losses, last: jax.Array) -> Losses:
     """The losses with one more; after a rollback it says what to expect there."""
-    # What was waited for was an outlier then. It counts for as much as is allowed, or it would hide
+    # What was suspect was an outlier then. It counts for as much as is allowed, or it would hide
     # all that come after it.
     outlier = _with_one_more(losses, bound, begins=jnp.zeros((), bool))
-    is_outlier = last == Action.WAIT
+    is_outlier = last == Action.SUSPECT
     losses = Losses(*(jnp.where(is_outlier, x, y) for x, y in zip(outlier, losses, strict=True)))
     return _with_one_more(losses, loss, ~losses.has_begun | (last == Action.COMPLETE))
 
