@@ -118,7 +118,7 @@ class OnlineState(NamedTuple):
       step_count: int32, the number of updates since Z was 0: at the start, or after a rollback of
         :func:`hyperlr.guard`.
       hyperparams: η of the last update, a dict of scalars.
-      lower: the lower bound of every η; that of a rate gives way when :func:`hyperlr.guard` cuts it.
+      lower: the lower bound of every η; where :func:`hyperlr.guard` cuts a rate, it gives way.
       hypergradient: Δη of the last update, one for each name; 0 where it was not finite.
       discount: μ of the last update, one for each name.
       horizon: c of the last update, one for each name.

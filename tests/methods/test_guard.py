@@ -19,7 +19,7 @@ def steep(learning_rate):
     return optax.chain(optax.scale(1e3), MOMENTUM(learning_rate))
 
 
-BARE = hyperlr.marthe(steep, 1e-5, hyper_learning_rate=1e-10)
+BARE = hyperlr.marthe(steep, 1e-5, hyper_learning_rate=1e-12)
 GUARDED = hyperlr.guard(BARE, cut=0.5)
 
 
@@ -123,8 +123,8 @@ def test_a_fault_is_taken_back(fault):
     metrics = hyperlr.metrics(new)
     assert metrics["num_rollbacks"] == 1
     assert metrics["num_explosions"] == (fault == "loss exploded")
-    for name in ("learning_rate", "hyper_learning_rate"):
-        assert metrics[name] == np.float32(0.5) * before[name] > 0
+    assert metrics["learning_rate"] == np.float32(0.5) * before["learning_rate"] > 0
+    assert metrics["hyper_learning_rate"] == np.float32(0.5) * before["hyper_learning_rate"]
     for name in ("discount", "horizon", "hypergradient"):
         assert metrics[name] == 0
         assert before[name] != 0
@@ -192,7 +192,7 @@ def test_what_was_learned_and_is_lost_comes_back():
     params = jnp.array([1.0])
     state = tx.init(params)
     for i, loss in enumerate(np.linspace(1.0, 0.2, 21)):
-        good = params if i % 10 == 0 else good
+        good = params if i == 20 else None
         params, state = update(params, state, jnp.float32(loss), -jnp.ones(1), params)
     num_steps = 0
     while hyperlr.metrics(state)["num_explosions"] == 0:
@@ -253,9 +253,8 @@ def test_a_cut_takes_effect_below_a_lower_bound_and_under_any_name(name):
     moved, state = update(after, state, *ordinary(after))
     np.testing.assert_allclose(moved, 1 - 0.01 * 2, rtol=1e-6)
     assert hyperlr.metrics(state)["momentum"] == np.float32(0.9)
-    for _ in range(3):
-        moved, state = update(moved, state, *ordinary(moved))
-    assert 0.01 <= hyperlr.metrics(state)[name] < 0.05  # it may rise again from there
+    moved, state = update(moved, state, *ordinary(moved))
+    assert 0.01 < hyperlr.metrics(state)[name] < 0.05  # it may rise again from there
 
 
 def test_parts_that_learn_nothing_are_cut_too():

@@ -113,7 +113,7 @@ def test_every_decision_is_as_the_equations_say(explosion, sign):
         ((1.0, 1.0, 1.0, 0.1), Action.RETURN, math.nan, Action.COMPLETE, False),
         ((1.0, 1.0, 1.0, 0.1), Action.COMPLETE, math.nan, Action.RETURN, False),
         ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, math.nan, Action.RETURN, False),
-        # Twice the best, or where that is small, half of the first loss more, or six times the noise.
+        # Twice the best; where that is small, half of the first loss more; six times the noise.
         ((1.0, 1.0, 1.0, 0.1), Action.STEP, 1.99, Action.STEP, False),
         ((1.0, 1.0, 1.0, 0.1), Action.STEP, 2.01, Action.SUSPECT, False),
         ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, 2.01, Action.RETURN, True),
@@ -124,7 +124,7 @@ def test_every_decision_is_as_the_equations_say(explosion, sign):
         ((1.0, 1.0, 1.0, 0.5), Action.STEP, 4.01, Action.SUSPECT, False),
         ((-1.0, -1.0, -1.0, 0.1), Action.STEP, 0.01, Action.SUSPECT, False),
         # The smoothed loss is above the first, after it had been below.
-        ((1.0, 0.99, 0.5, 0.1), Action.STEP, 1.2, Action.RETURN, True),
+        ((1.0, 0.99, 0.5, 0.15), Action.STEP, 1.2, Action.RETURN, True),
         ((1.0, 0.99, 0.5, 0.1), Action.STEP, 1.0, Action.STEP, False),
         ((1.0, 0.99, 0.9, 0.1), Action.STEP, 1.2, Action.STEP, False),
     ],
