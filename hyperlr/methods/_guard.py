@@ -147,7 +147,7 @@ def guard(
             inner_state=inner_state,
             good=jax.tree.map(jnp.copy, _good(params, inner_state)),
             losses=no_losses(_trees.accumulation_dtype(params)),
-            last_action=jnp.full((), Action.STEP, jnp.int32),
+            last_action=jnp.array(Action.STEP.value, jnp.int32),
             num_steps=jnp.zeros((), jnp.int32),
             scale=jnp.ones((), jnp.float32),
             num_rollbacks=jnp.zeros((), jnp.int32),

@@ -104,7 +104,7 @@ def _of_sound(
     loss: jax.Array | None, losses: Losses, last: jax.Array, explosion: float | jax.Array
 ) -> Verdict:
     """What to do where the loss is finite."""
-    step, no = jnp.full((), Action.STEP, jnp.int32), jnp.zeros((), bool)
+    step, no = jnp.array(Action.STEP.value, jnp.int32), jnp.zeros((), bool)
     if loss is None:
         return Verdict(step, no, ~no, losses)
     never = not _checks.is_traced(explosion) and math.isinf(float(explosion))

@@ -203,7 +203,8 @@ def check_bounds(method, record):
     assert np.all((rates >= 0) & (rates <= upper))
     if "momentum" in record["hyperparams"]:
         momentum = record["hyperparams"]["momentum"]
-        assert np.all((momentum >= MOMENTUM_BOUNDS[0]) & (momentum <= np.float32(0.95)))
+        upper = momentum.dtype.type(MOMENTUM_BOUNDS[1])
+        assert np.all((momentum >= MOMENTUM_BOUNDS[0]) & (momentum <= upper))
 
 
 def decades(low, high):
