@@ -1,8 +1,8 @@
 """A guard around an optimizer: a step that goes wrong is taken back, and the rates are cut.
 
-What decides whether a step is taken is known before it is, but for one number: whether the new
-parameters are finite. So nothing of the state has to wait for it, and all selections are done in
-the kernels that compute what they select from. The good copy is looked at every so many steps.
+It must cost next to nothing where nothing goes wrong. So a step is judged by its loss and by one
+reduction of its update, good parameters are chosen at a cadence, and all that happens when a step
+is taken back is in the body of a loop that otherwise is not entered.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from hyperlr._trees import Tree
 from hyperlr.methods import _restart
 from hyperlr.methods._losses import Action, Losses, Verdict, judge, no_losses
 
-# Steps from one look at the state and the good parameters to the next.
+# Good parameters are kept for so many steps at least, and the inner state is looked at as often.
 _CADENCE = 10
 
 
@@ -69,24 +69,28 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes back every step that goes wrong, and goes on with smaller rates.
 
-    A step is wrong where the loss, a gradient, the update, the new parameters or the new state is
-    not finite, and where the loss has exploded::
+    A step is wrong where the loss or the update is not finite (or the squares of the update have no
+    finite sum), and where the loss has exploded::
 
         L_t > best + max((explosion − 1) · max(|best|, |L_0| / explosion), 6 · noise)
 
     with ``best`` the recent best of the smoothed loss and ``noise`` its recent mean absolute
     deviation: for positive losses, past ``explosion`` times the recent best, if that is not small
     beside the first loss, and if minibatches do not differ as much. One minibatch may be an
-    outlier, so that the guard first waits: the update is 0, and the loss of the same parameters on
-    the next minibatch decides. Where the smoothed loss had fallen below the first one, by more than
-    2 · ``noise``, and is above it again, what was learned is lost, and that is an explosion, too.
+    outlier, so that the step is taken all the same, and the loss of the next minibatch decides.
+    Where the smoothed loss had fallen below the first one, by more than 2 · ``noise``, and is above
+    it again, what was learned is lost, and that is an explosion, too. What goes wrong in the
+    derivatives of a method of this library is no fault of the step: the method passes over it.
 
     The update is then the difference to the last good parameters, those at which the smoothed loss
-    was at its recent best. Their state comes back, too, except that the tangents are forgotten and
-    the rates are multiplied by ``cut``: η, and β (or γ) with κ. Where that goes wrong again, they
-    are cut again. Of a transformation that learns no learning rate, the updates are cut instead,
-    for good. Coming back from afar takes two updates, since the first one rounds; the gradients
-    that the second is called with are not used.
+    was at its recent best. They are chosen anew after ten steps at the earliest, and where the
+    arrays of the inner state are finite; that they are not is a fault that is found then. Averages
+    come back to what they were, momenta and tangents start anew. The rates become ``cut`` times
+    what they were, with β (or γ) and κ; where that goes wrong again, they are cut again. A rate is
+    a learned hyperparameter that the update is proportional to, whatever its name, and a lower
+    bound gives way to the cut. Where no rate is learned, as in a part of a partition, the updates
+    are cut instead, for good. Coming back from afar takes two updates, since the first one rounds;
+    the gradients that the second is called with are not used.
 
     End a run with ``state.good_params``: nothing has looked at the last update yet.
 
@@ -104,7 +108,7 @@ def guard(
       scalar. Without it, ``value_fn(params)`` is evaluated, which under one ``jit`` XLA merges with
       the loss that the gradients were computed from; with neither, explosions are not looked for.
       The state is a valid ``lax.scan`` carry; under ``vmap`` each lane is guarded alone. It holds
-      one more copy of the parameters and of the inner optimizer's state.
+      one more copy of the parameters, and of the averaged ones where there are any.
       :func:`hyperlr.metrics` has ``num_rollbacks`` and ``num_explosions``.
 
     Raises:

@@ -83,6 +83,26 @@ def test_a_guard_costs_next_to_nothing(tx):
     assert 1.0 < ratio < 1.05
 
 
+def num_instructions(tx, num_leaves):
+    """Of the compiled step of a sum of squares over so many leaves."""
+    shape = [jax.ShapeDtypeStruct((4, i + 1), jnp.float32) for i in range(num_leaves)]
+
+    def step(params, state):
+        value, grads = jax.value_and_grad(lambda w: sum(jnp.sum(x**2) for x in w))(params)
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    text = jax.jit(step).lower(shape, jax.eval_shape(tx.init, shape)).compile().as_text()
+    return sum(" = " in line for line in text.splitlines())
+
+
+def test_the_program_of_a_guard_grows_like_the_number_of_leaves():
+    """Were a condition over all leaves computed in the kernel of each, it would with its square."""
+    tx = hyperlr.guard(optax.adam(0.01))
+    few, more, many = (num_instructions(tx, n) for n in (8, 16, 32))
+    assert many - more < 2.2 * (more - few)
+
+
 @pytest.mark.parametrize(
     ("tx", "calls"),
     [
