@@ -12,7 +12,7 @@ import hyperlr
 PACKAGE = pathlib.Path(hyperlr.__file__).parent
 BASE = {"jax", "optax", "chex"}
 # What a single file needs of an extra; it imports it when it is called, not before (tested below).
-EXTRAS = {"_files": {"orbax"}}
+EXTRAS = {"_files": {"orbax"}, "plots": {"matplotlib", "numpy"}}
 SHARED = {"_trees", "_numbers", "_inner_step", "_linearize"}
 ROOMS = {"methods", "rules", "search", "offline", "optimizers", "schedules", "curvature"}
 FORBIDDEN = {
