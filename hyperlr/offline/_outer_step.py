@@ -58,6 +58,13 @@ def init_outer_state(schedule: Schedule, optimizer: optax.GradientTransformation
 
     Returns:
       The state at iteration 0. Supports ``vmap``.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr import offline
+      >>> state = offline.init_outer_state(jnp.full(3, 0.1), optax.adam(0.1))
+      >>> print(state.iteration, state.schedule)
+      0 [0.1 0.1 0.1]
     """
     schedule = _trees.cast_like(schedule, schedule)
     optimizer_state = optimizer.init(schedule)

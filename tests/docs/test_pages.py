@@ -39,7 +39,8 @@ def _losses_and_rates(out, name):
 def _readme(out, namespace):
     losses, rates = _losses_and_rates(out, r"step \d+: ")
     assert len(set(rates)) == len(rates) == 4
-    assert losses[-1] < 0.1 < losses[0]
+    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.05  # of 0.5 at the start, and 0.01 of noise
 
 
 def _start(out, namespace):

@@ -1,6 +1,7 @@
 """The site has every page and every public name, and nothing in it leads astray."""
 
 import importlib
+import inspect
 import re
 import tomllib
 
@@ -39,7 +40,7 @@ def test_every_public_name_has_a_docstring_with_arguments_and_result(module):
             continue
         assert value.__doc__, name
         if not isinstance(value, type):
-            assert "Args:" in value.__doc__, name
+            assert "Args:" in value.__doc__ or not inspect.signature(value).parameters, name
             assert "Returns:" in value.__doc__, name
             assert ">>> " in value.__doc__, name
 
