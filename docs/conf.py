@@ -26,8 +26,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # formulas without a network, too
 ]
-exclude_patterns = ["conf.py", "_figures"]
+exclude_patterns = ["conf.py", "_build", "_figures"]
 source_suffix = {".md": "myst-nb", ".py": "myst-nb"}
 
 # Pages.
