@@ -24,6 +24,7 @@ _PANELS = (
 )
 _LIMITS = {"cosine": (-1.05, 1.05), "discount": (-0.05, 1.05)}
 _SMOOTHED = ("loss", "hypergradient", "cosine", "discount")
+_HALF_DECADE = 10**0.5
 _COLOR, _PALE = "#0b6e4f", "#b9d8cc"
 
 
@@ -144,6 +145,11 @@ def _draw(axes: "Axes", steps: np.ndarray, key: str, values: np.ndarray, scale: 
         axes.axhline(0.0, color="black", linewidth=0.6)
     if key in _LIMITS:
         axes.set_ylim(*_LIMITS[key])
+    if scale == "log" and positive.size:
+        # At least a decade, so that what does not move looks flat.
+        middle = np.sqrt(positive.min()) * np.sqrt(positive.max())
+        lower, upper = axes.get_ylim()
+        axes.set_ylim(min(lower, middle / _HALF_DECADE), max(upper, middle * _HALF_DECADE))
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -42,6 +42,13 @@ def test_every_panel_shows_its_numbers_at_their_steps():
     assert not bands(panel(figure, "loss"))
 
 
+def test_a_rate_that_hardly_moves_looks_flat():
+    rates = np.linspace(0.01, 0.0101, STEPS)
+    lower, upper = panel(plot_metrics({"learning_rate": rates}), "learning rate").get_ylim()
+    assert lower < 0.005
+    assert upper > 0.02
+
+
 def test_what_is_noisy_has_its_running_mean_of_a_twentieth_of_the_run():
     raw, mean, _ = panel(plot_metrics(LOG), "cosine").lines
     np.testing.assert_array_equal(raw.get_ydata(), LOG["cosine"])
