@@ -92,7 +92,7 @@ def value_and_grad(
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
       >>> tx = hyperlr.marthe(optax.sgd, 0.01, hyper_learning_rate=1e-3)
-      >>> loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+      >>> loss_fn = lambda w, batch: jnp.mean((batch @ w - 1.0) ** 2)
       >>> params, batch = jnp.zeros(3), jnp.ones((8, 3))
       >>> state = tx.init(params)
       >>> for _ in range(3):
@@ -204,7 +204,7 @@ def linearize_grad(
 
       >>> import jax, jax.numpy as jnp, optax, hyperlr
       >>> tx = hyperlr.marthe(optax.sgd, 0.01, hyper_learning_rate=1e-3)
-      >>> loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+      >>> loss_fn = lambda w, batch: jnp.mean((batch @ w - 1.0) ** 2)
       >>> params, microbatches = jnp.zeros(3), jnp.ones((4, 8, 3))
       >>> state = tx.init(params)
       >>> def grad_fn(params):
