@@ -160,6 +160,13 @@ def online(
             raise ValueError("params is missing: call update(grads, state, params, ...)")
         grads = _trees.without_float0(updates, params)
         _checks.check_same_tree("grads", grads, "params", params)
+        if method.settings.loss_hyperparams and val_grad is None:
+            raise ValueError(
+                f"val_grad is missing: the training loss itself says nothing of its own "
+                f"hyperparameters {sorted(method.settings.loss_hyperparams)}, such as the weight "
+                "of a penalty; pass the gradient of a validation loss, or val_batch to "
+                "hyperlr.value_and_grad"
+            )
         # The caller computed the gradients before this update, at the old values.
         of_loss = {name: state.hyperparams[name] for name in method.settings.loss_hyperparams}
         loss: Callable[..., jax.Array] | None = value_fn
