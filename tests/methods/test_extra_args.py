@@ -77,7 +77,7 @@ def strict(learning_rate):
 
 def test_an_inner_optimizer_gets_what_it_takes_and_no_more():
     tx = hyperlr.rtho(strict, 0.1, 1e-3)
-    w, state = trained(tx, lambda w, state: (jax.grad(loss)(w), {"value_fn": loss, "seen": 0.5}))
+    w, _ = trained(tx, lambda w, state: (jax.grad(loss)(w), {"value_fn": loss, "seen": 0.5}))
     half = hyperlr.rtho(lambda learning_rate: optax.sgd(0.5 * learning_rate), 0.1, 1e-3)
     expected, _ = trained(half, lambda w, state: (jax.grad(loss)(w), {"value_fn": loss}))
     np.testing.assert_allclose(w, expected, rtol=1e-6)
@@ -133,7 +133,7 @@ def test_hyperparameters_of_the_loss_need_an_objective_of_their_own():
 
 
 def test_a_difference_does_not_subtract_a_gradient_that_was_clipped_outside():
-    """The gradients that update is given may be clipped, scaled, averaged: not those of value_fn."""
+    """What update is given may be clipped, scaled or averaged, unlike the gradients of value_fn."""
 
     def trained_tangent(hvp):
         tx = hyperlr.online(

@@ -74,7 +74,7 @@ def test_gradients_of_another_dtype_leave_the_state_as_it_is(dtypes, method):
     tx = METHODS[method](INNER["momentum"])
     state = tx.init(params)
     for _ in range(2):
-        value, grads, extra = hyperlr.value_and_grad(loss)(params, None, state=state)
+        _, grads, extra = hyperlr.value_and_grad(loss)(params, None, state=state)
         grads = jax.tree.map(lambda g: g.astype(of_grads), grads)
         updates, new_state = tx.update(grads, state, params, **extra)
         chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
