@@ -73,8 +73,12 @@ def _copy_notebooks() -> None:
     """Notebooks live beside the site, for those who open them in Jupyter."""
     folder = DOCS / "notebooks"
     folder.mkdir(exist_ok=True)
-    for source in (ROOT / "notebooks").glob("*.py"):
-        target = folder / source.name
+    sources = {source.name: source for source in (ROOT / "notebooks").glob("*.py")}
+    for copy in folder.iterdir():
+        if copy.name not in sources:
+            copy.unlink()
+    for name, source in sources.items():
+        target = folder / name
         if not target.exists() or target.read_text() != source.read_text():
             shutil.copyfile(source, target)
 
