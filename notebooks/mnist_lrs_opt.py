@@ -34,8 +34,9 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import batches, data, models
-from hyperlr.experiments.log_space import smoothed_log_adam
+from hyperlr.experiments import data, models
+from hyperlr.experiments.data import batches
+from hyperlr.experiments.digits.log_space import smoothed_log_adam
 
 # Continuous integration runs every cell, with a horizon too short to see much.
 SHORT = os.environ.get("HYPERLR_SHORT") == "1"

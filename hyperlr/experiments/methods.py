@@ -1,5 +1,7 @@
-"""The online methods that the experiments compare, each a function of its one step size."""
+"""The one table of methods: what each is called, its colour, how it is made, what it costs."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,58 +10,79 @@ import jax.numpy as jnp
 import optax
 
 import hyperlr
+from hyperlr import schedules
+from hyperlr.experiments.core import style
 
 LEARNING_RATE = 0.01
-"""η_0, where every schedule of Section 5 starts."""
+"""η_0, where every schedule of the paper's Section 5 starts."""
+
+Inner = Callable[..., optax.GradientTransformation]
 
 
 class Method(NamedTuple):
-    """How to build a method, and what to call it."""
+    """A fixed schedule (`schedule` is set), or a method that learns the rate (`online` is)."""
 
     label: str
     """Name in figures and tables."""
-    step_size_name: str
-    """What the step size is: β, κ or γ; empty for a method without one."""
-    coarse_grid: tuple[float, ...]
-    """Step sizes from far too small to far too large, few of them, in ascending order."""
-    grid: tuple[float, ...]
-    """Step sizes closer to one another, in ascending order."""
-    make: Callable[[Any], optax.GradientTransformationExtraArgs]
-    """Builds the optimizer from a step size, which may be traced."""
+    color: str
     cost: float
-    """FLOPs of a step over those of a plain one: the weight of the method in a progress bar."""
+    """FLOPs of a step over those of a plain one, of the network of Section 5."""
+    schedule: Callable[[Any, int], optax.Schedule] | None = None
+    """Makes the schedule from its rate and the number of steps; of the four of Section 6, a
+    function of the epoch in a run of 200."""
+    online: Callable[[Inner, Any, Any], optax.GradientTransformationExtraArgs] | None = None
+    """Makes the transformation from the inner optimizer's factory, η_0, and β, κ or γ. All but the
+    factory may be traced."""
+    symbol: str = ""
+    """Of the number that has to be given: β, κ, γ, or η; empty where there is none to find."""
+    coarse_grid: tuple[float, ...] = ()
+    """Such numbers from far too small to far too large, few of them, in ascending order."""
+    grid: tuple[float, ...] = ()
+    """Numbers closer to one another, in ascending order."""
     margin: float = 10.0
-    """How many times as large as the one that is found a step size must not diverge either."""
+    """How many times as large as the one that is found a number must not diverge either."""
+    share: float | None = None
+    """Of the minibatch, on which `hyperlr.value_and_grad` takes product and objective; None: the
+    objective is the loss on a minibatch of validation images."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the number is the rate itself, chosen on validation data."""
+        return self.schedule is not None and bool(self.symbol)
 
 
-def _constant(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    del step_size
-    return optax.with_extra_args_support(optax.sgd(LEARNING_RATE))
+def marthe_fixed(
+    inner: Inner, rate: Any, number: Any, discount: Any = 0.99
+) -> optax.GradientTransformationExtraArgs:
+    """MARTHE with fixed β and μ (Donini et al., 2020, Figure 9)."""
+    return hyperlr.marthe(inner, rate, hyper_learning_rate=number, discount=discount)
 
 
-def _hd(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.hd(optax.sgd, LEARNING_RATE, step_size)
+def _marthe_mu(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(inner, rate, hyper_learning_rate=number)
 
 
-def _rtho(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.rtho(optax.sgd, LEARNING_RATE, step_size)
+def _marthe(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(inner, rate, meta_learning_rate=number)
 
 
-def _marthe_fixed(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size, discount=0.99)
+def _scale_free(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    rule = hyperlr.exponentiated_gradient(number)
+    return hyperlr.marthe(inner, rate, discount=0.99, hyper_optimizer=rule)
 
 
-def _marthe_mu(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size)
+def _auto(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    del number
+    return hyperlr.auto(inner, rate)
 
 
-def _marthe(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, meta_learning_rate=step_size)
+def _constant(rate: Any, num_steps: int) -> optax.Schedule:
+    del num_steps
+    return optax.constant_schedule(rate)
 
 
-def _marthe_scale_free(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    rule = hyperlr.exponentiated_gradient(step_size)
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, discount=0.99, hyper_optimizer=rule)
+def _per_epoch(make: Callable[[Any], optax.Schedule]) -> Callable[[Any, int], optax.Schedule]:
+    return lambda rate, num_steps: make(rate)
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:
@@ -74,52 +97,167 @@ def _halved_decades(first: int, last: int) -> tuple[float, ...]:
     return (*steps, float(f"1e{last}"))
 
 
-# γ is a step size of log η, not of η: on seeds 0 and 1 of the packaged digits it was a matter of
-# luck from 0.4 on whether a run diverged, and all from 0.025 to 0.2 did well. A margin of 4 keeps
-# away from the ones without giving up the others.
+# η itself, which validation chooses.
+_tuned = functools.partial(
+    Method,
+    cost=1.0,
+    symbol="η",
+    coarse_grid=(0.03, 0.1, 0.2, 0.3, 0.5, 1.0),
+    grid=(0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
+)
 METHODS = {
-    "constant": Method("constant", "", (0.0,), (0.0,), _constant, 1.0),
-    "hd": Method("HD", "β", _decades(-5, -1), _halved_decades(-5, -1), _hd, 2.0),
-    "rtho": Method("RTHO", "β", _decades(-6, -2), _halved_decades(-7, -3), _rtho, 3.67),
+    "constant": Method("constant", style.GREY, 1.0, schedule=_constant),
+    "constant_tuned": _tuned("constant, tuned", style.DARK, schedule=_constant),
+    "cosine_tuned": _tuned("cosine, tuned", style.LIGHT, schedule=schedules.cosine_annealing),
+    "adam": Method("Adam", style.GOLD, 1.0, schedule=_constant),
+    "hd": Method(
+        "HD",
+        style.BLUE,
+        2.0,
+        online=hyperlr.hd,
+        symbol="β",
+        coarse_grid=_decades(-5, -1),
+        grid=_halved_decades(-5, -1),
+    ),
+    "rtho": Method(
+        "RTHO",
+        style.RED,
+        3.67,
+        online=hyperlr.rtho,
+        symbol="β",
+        coarse_grid=_decades(-6, -2),
+        grid=_halved_decades(-7, -3),
+    ),
     "marthe_fixed": Method(
         "MARTHE (μ = 0.99)",
-        "β",
-        _decades(-6, -2),
-        _halved_decades(-6, -2),
-        _marthe_fixed,
+        style.YELLOW,
         3.67,
+        online=marthe_fixed,
+        symbol="β",
+        coarse_grid=_decades(-6, -2),
+        grid=_halved_decades(-6, -2),
     ),
     "marthe_mu": Method(
         "MARTHE (μ adapted)",
-        "β",
-        _decades(-5, -1),
-        _halved_decades(-5, -1),
-        _marthe_mu,
+        style.CYAN,
         3.67,
+        online=_marthe_mu,
+        symbol="β",
+        coarse_grid=_decades(-5, -1),
+        grid=_halved_decades(-5, -1),
     ),
     "marthe": Method(
         "MARTHE (μ, β adapted)",
-        "κ",
-        _decades(-8, -3),
-        _decades(-11, -3),
-        _marthe,
+        style.GREEN,
         3.67,
+        online=_marthe,
+        symbol="κ",
+        coarse_grid=_decades(-8, -3),
+        grid=_decades(-11, -3),
     ),
+    # γ is a step size of log η, not of η: on seeds 0 and 1 of the packaged digits it was a matter
+    # of luck from 0.4 on whether a run diverged, and all from 0.025 to 0.2 did well. A margin of 4
+    # keeps away from the ones without giving up the others.
     "marthe_scale_free": Method(
         "MARTHE (scale-free)",
-        "γ",
-        (0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
-        (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-        _marthe_scale_free,
+        style.PURPLE,
         3.67,
+        online=_scale_free,
+        symbol="γ",
+        coarse_grid=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+        grid=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
         margin=4.0,
     ),
-}
+    "auto": Method("auto", style.ORANGE, 1.92, online=_auto, share=0.25),
+    # Of every outer iteration; there is no single rate to give.
+    "lrs_opt": Method("LRS-OPT", style.BLACK, 4.0),
+    "exponential": Method(
+        "exponential decay",
+        style.LIGHT,
+        1.0,
+        schedule=_per_epoch(lambda rate: schedules.exponential_decay(rate, -math.log(0.99))),
+    ),
+    "staircase": Method(
+        "staircase",
+        style.DARK,
+        1.0,
+        schedule=_per_epoch(lambda rate: schedules.step_decay(rate, 0.1, 60)),
+    ),
+    "sgdr": Method(
+        "SGDR (2)",
+        style.YELLOW,
+        1.0,
+        schedule=_per_epoch(lambda rate: schedules.warm_restarts(rate, 10, 2.0)),
+    ),
+    "sgdr_2264": Method(
+        "SGDR (2.264)",
+        style.ORANGE,
+        1.0,
+        schedule=_per_epoch(lambda rate: schedules.warm_restarts(rate, 10, 2.264)),
+    ),
+    "marthe_zero": Method(
+        "MARTHE, η₀ = 0", style.CYAN, 3.67, online=_marthe, symbol="κ"
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def maker(
+    name: str, inner: Inner, rate: float | None, num_steps: int
+) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """Returns what makes a method from its number; the same function for the same arguments.
+
+    Args:
+      name: key of METHODS, which has a schedule or learns the rate.
+      inner: factory of the inner optimizer.
+      rate: η_0, or that of a schedule which is not tuned; None for a method that finds its own.
+      num_steps: T.
+    """
+    method = METHODS[name]
+    if method.schedule is None:
+        assert method.online is not None
+        return functools.partial(method.online, inner, rate)
+
+    def follow(number: Any) -> optax.GradientTransformationExtraArgs:
+        assert method.schedule is not None
+        return following(inner, method.schedule(number if method.symbol else rate, num_steps))
+
+    return follow
+
+
+class FollowingState(NamedTuple):
+    """State of `following`."""
+
+    inner: optax.OptState
+    step_count: jax.Array
+    """int32, updates so far."""
+    learning_rate: jax.Array
+    """float32, of the last update."""
+
+
+def following(inner: Inner, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Returns the inner optimizer with a fixed schedule, which keeps the rate in its state."""
+    transformation = optax.with_extra_args_support(inner(learning_rate=schedule))
+
+    def init_fn(params: optax.Params) -> FollowingState:
+        zero = jnp.zeros((), jnp.int32)
+        return FollowingState(transformation.init(params), zero, jnp.zeros((), jnp.float32))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: FollowingState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, FollowingState]:
+        updates, after = transformation.update(updates, state.inner, params, **extra_args)
+        rate = jnp.asarray(schedule(state.step_count), jnp.float32)
+        return updates, FollowingState(after, optax.safe_increment(state.step_count), rate)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def step_records(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Returns the scalars of a method's last update, of which `learning_rate` always is one."""
-    try:
-        return hyperlr.metrics(opt_state)
-    except ValueError:
-        return {"learning_rate": jnp.asarray(LEARNING_RATE, jnp.float32)}
+    if isinstance(opt_state, FollowingState):
+        return {"learning_rate": opt_state.learning_rate}
+    return hyperlr.metrics(opt_state)

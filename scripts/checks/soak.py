@@ -33,7 +33,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import batches, data, models, training
+from hyperlr.experiments import data, models, training
+from hyperlr.experiments.data import batches
 
 NUM_STEPS, BATCH = 512, 100
 METHODS = {
@@ -120,7 +121,7 @@ def main() -> int:
             types = set()
             for k, name in enumerate(METHODS):
                 rng = np.random.default_rng([round_, k])
-                train_indices, val_indices = training.split_indices(images, round_)
+                train_indices, val_indices = data.split_indices(images, round_)
                 train = batches.epoch_batches(rng, train_indices, NUM_STEPS, BATCH)
                 val = batches.independent_batches(rng, val_indices, NUM_STEPS, BATCH)
                 params = init(jax.random.key(round_))

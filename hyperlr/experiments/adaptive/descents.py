@@ -1,26 +1,24 @@
 """A linear model with a dense and a sparse feature, and the descents of many optimizers on it."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from hyperlr import optimizers
-from hyperlr.experiments.adaptive_methods import (
-    METHODS,
+from hyperlr.experiments.adaptive.optimizers import (
+    OPTIMIZERS,
     UNCORRECTED_ADAM,
-    Method,
+    Optimizer,
     adadelta,
     adam_like,
 )
-from hyperlr.experiments.batches import independent_batches
-from hyperlr.experiments.precision import float64
+from hyperlr.experiments.core import descent
+from hyperlr.experiments.core.arrays import unpack
+from hyperlr.experiments.core.experiment import Arrays
+from hyperlr.experiments.data.batches import independent_batches
 
-NUM_STEPS = 300
 NUM_EXAMPLES = 200
 NUM_SPARSE = 20
 """In how many examples the sparse feature is not zero."""
@@ -67,9 +65,9 @@ class Study(NamedTuple):
     """All descents of the experiment; rows beyond the first are for LEARNING_RATES."""
 
     full: dict[str, Descents]
-    """On all examples: the method's own η_0, then LEARNING_RATES."""
+    """On all examples: the optimizer's own η_0, then LEARNING_RATES."""
     mini: dict[str, Descents]
-    """On minibatches, the same for every method; the method's own η_0."""
+    """On minibatches, the same for every optimizer; its own η_0."""
     oscillation: Descents
     """RMSprop on all examples, at its η_0 and half of it."""
     adadelta: tuple[Descents, ...]
@@ -104,110 +102,89 @@ def gap(problem: Problem, points: np.ndarray) -> np.ndarray:
 
 
 def descend(
-    method: Method,
+    optimizer: Optimizer,
     problem: Problem,
     learning_rates: Sequence[float],
-    batches: np.ndarray | None = None,
-    num_steps: int = NUM_STEPS,
+    batches: np.ndarray,
 ) -> Descents:
     """Descends the loss with one optimizer and several values of η_0, in float64.
 
     Args:
-      method: the optimizer.
+      optimizer: the optimizer.
       problem: the data.
       learning_rates: the values of η_0, [R].
-      batches: int32 [T, batch], the examples of every step; by default all examples, every time.
-      num_steps: T, where there are no `batches`.
+      batches: int32 [T, batch], the examples of every step.
     """
-    if batches is None:
-        batches = np.tile(np.arange(len(problem.inputs), dtype=np.int32), (num_steps, 1))
-    with float64():
-        rates_0 = jnp.asarray(learning_rates, jnp.float64)
-        points, rates = map(
-            np.asarray,
-            _descend(
-                method.make,
-                method.rates,
-                jnp.asarray(problem.inputs),
-                jnp.asarray(problem.targets),
-                jnp.asarray(problem.start),
-                rates_0,
-                jnp.asarray(batches),
-            ),
-        )
+
+    def record(rate: jax.Array, before: Any, after: Any, item: Any) -> jax.Array:
+        return optimizer.rates(rate, before, after, item[0])
+
+    examples = problem.inputs[batches], problem.targets[batches]
+    points, rates = descent.descend(
+        optimizer.make, _gradient, record, problem.start, learning_rates, examples
+    )
     return Descents(np.asarray(learning_rates), points, gap(problem, points), rates)
 
 
-def study(
-    problem: Problem, num_steps: int = NUM_STEPS, on_progress: Callable[[], None] = lambda: None
-) -> Study:
-    """Runs every descent of the experiment.
+def _gradient(point: jax.Array, examples: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict]:
+    x, y = examples
+    return x.T @ (x @ point - y) / len(y), {"inputs": x}
 
-    Args:
-      problem: the data.
-      num_steps: T.
-      on_progress: called after each of NUM_RUNS runs.
-    """
-    batches = minibatches(problem, num_steps)
 
-    def run(
-        method: Method, others: Sequence[float] = (), batches: np.ndarray | None = None
-    ) -> Descents:
-        rates = (method.learning_rate, *others)
-        descents = descend(method, problem, rates, batches, num_steps)
-        on_progress()
-        return descents
+class Run(NamedTuple):
+    """One of the descents of the study."""
 
-    rmsprop = METHODS["rmsprop"]
-    short_memory = {"adam": optimizers.adam, "adam_max": optimizers.adam_max}
-    return Study(
-        full={name: run(method, LEARNING_RATES) for name, method in METHODS.items()},
-        mini={name: run(METHODS[name], batches=batches) for name in _IN_MINIBATCHES},
-        oscillation=run(rmsprop, [rmsprop.learning_rate / 2]),
-        adadelta=tuple(run(adadelta(eps)) for eps in ADADELTA_EPS),
-        uncorrected=run(UNCORRECTED_ADAM),
-        short_memory={
-            name: run(adam_like(METHODS[name].label, make, SHORT_MEMORY), batches=batches)
-            for name, make in short_memory.items()
-        },
-    )
+    optimizer: Optimizer
+    others: tuple[float, ...] = ()
+    """Values of η_0 besides the optimizer's own."""
+    in_minibatches: bool = False
 
 
 _IN_MINIBATCHES = ("gd", "gd_sparsity", "adagrad", "rmsprop", "adam")
-NUM_RUNS = len(METHODS) + len(_IN_MINIBATCHES) + len(ADADELTA_EPS) + 4
+_MAKE = {"adam": optimizers.adam, "adam_max": optimizers.adam_max}
+RUNS: dict[str, Run] = {
+    **{f"full-{name}": Run(each, LEARNING_RATES) for name, each in OPTIMIZERS.items()},
+    **{f"mini-{name}": Run(OPTIMIZERS[name], (), True) for name in _IN_MINIBATCHES},
+    "oscillation": Run(OPTIMIZERS["rmsprop"], (OPTIMIZERS["rmsprop"].learning_rate / 2,)),
+    **{f"adadelta-{eps:g}": Run(adadelta(eps)) for eps in ADADELTA_EPS},
+    "uncorrected": Run(UNCORRECTED_ADAM),
+    **{
+        f"short_memory-{name}": Run(adam_like(OPTIMIZERS[name].label, make, SHORT_MEMORY), (), True)
+        for name, make in _MAKE.items()
+    },
+}
 
 
-def minibatches(problem: Problem, num_steps: int = NUM_STEPS) -> np.ndarray:
+def compute(run: Run, problem: Problem, num_steps: int) -> Descents:
+    """Makes one run of T steps."""
+    all_examples = np.arange(len(problem.inputs), dtype=np.int32)
+    batches = (
+        minibatches(problem, num_steps)
+        if run.in_minibatches
+        else np.tile(all_examples, (num_steps, 1))
+    )
+    return descend(run.optimizer, problem, (run.optimizer.learning_rate, *run.others), batches)
+
+
+def study(arrays: Mapping[str, Arrays]) -> Study:
+    """Puts together what came of RUNS."""
+    runs = {name: unpack(Descents, arrays[name]) for name in RUNS}
+
+    def of_kind(kind: str) -> dict[str, Descents]:
+        prefix = f"{kind}-"
+        return {k.removeprefix(prefix): run for k, run in runs.items() if k.startswith(prefix)}
+
+    return Study(
+        full=of_kind("full"),
+        mini=of_kind("mini"),
+        oscillation=runs["oscillation"],
+        adadelta=tuple(of_kind("adadelta").values()),
+        uncorrected=runs["uncorrected"],
+        short_memory=of_kind("short_memory"),
+    )
+
+
+def minibatches(problem: Problem, num_steps: int) -> np.ndarray:
     """Draws the same minibatches for every optimizer, int32 [T, BATCH_SIZE]."""
     indices = np.arange(len(problem.inputs), dtype=np.int32)
     return independent_batches(np.random.default_rng(1), indices, num_steps, BATCH_SIZE)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _descend(
-    make: Callable[[Any], optax.GradientTransformation],
-    effective_rates: Callable[[Any, Any, Any, jax.Array], Any],
-    inputs: jax.Array,
-    targets: jax.Array,
-    start: jax.Array,
-    learning_rates: jax.Array,
-    batches: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the points [R, T + 1, 2] and the effective rates [R, T, 2]."""
-
-    def one_descent(learning_rate: jax.Array) -> tuple[jax.Array, jax.Array]:
-        optimizer = optax.with_extra_args_support(make(learning_rate))
-
-        def step(carry: tuple[Any, Any], indices: jax.Array) -> tuple[Any, Any]:
-            point, state = carry
-            x = inputs[indices]
-            grads = x.T @ (x @ point - targets[indices]) / len(indices)
-            updates, new_state = optimizer.update(grads, state, point, inputs=x)
-            point = optax.apply_updates(point, updates)
-            return (point, new_state), (point, effective_rates(learning_rate, state, new_state, x))
-
-        carry = (start, optimizer.init(start))
-        _, (points, rates) = jax.lax.scan(step, carry, batches)
-        return jnp.concatenate([start[None], points]), rates
-
-    return jax.vmap(one_descent)(learning_rates)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from hyperlr import optimizers
+from hyperlr.experiments.core import style
 
 
-class Method(NamedTuple):
+class Optimizer(NamedTuple):
     """An optimizer of the comparison."""
 
     label: str
@@ -23,6 +24,7 @@ class Method(NamedTuple):
     rates: Callable[[Any, Any, Any, jax.Array], Any]
     """Effective rates [2], from η_0, the states before and after the update, and the inputs: what
     multiplies the gradient, or where there is one, the (corrected) average of gradients."""
+    color: str = style.GREY
 
 
 def _constant_rate(learning_rate: Any, before: Any, after: Any, inputs: jax.Array) -> Any:
@@ -72,29 +74,37 @@ def _sparsity_sgd(learning_rate: Any) -> optax.GradientTransformation:
     return optax.chain(optimizers.scale_by_sparsity(), optax.sgd(learning_rate))
 
 
-def adadelta(eps: float) -> Method:
+def adadelta(eps: float) -> Optimizer:
     """AdaDelta; its η_0 is 1, which is no choice but the published algorithm."""
     make = functools.partial(optimizers.adadelta, eps=eps)
-    return Method("AdaDelta", 1.0, make, functools.partial(_adadelta_rate, eps))
+    rates = functools.partial(_adadelta_rate, eps)
+    return Optimizer("AdaDelta", 1.0, make, rates, style.GREEN)
 
 
 def adam_like(
-    label: str, make: Callable[..., optax.GradientTransformation], b2: float = 0.999
-) -> Method:
+    label: str,
+    make: Callable[..., optax.GradientTransformation],
+    b2: float = 0.999,
+    color: str = style.GREY,
+) -> Optimizer:
     """Adam or a variant of it whose state has Adam's v, at η_0 = 0.1."""
-    return Method(label, 0.1, functools.partial(make, b2=b2), functools.partial(_adam_rate, b2))
+    return Optimizer(
+        label, 0.1, functools.partial(make, b2=b2), functools.partial(_adam_rate, b2), color
+    )
 
 
-METHODS = {
-    "gd": Method("GD", 0.3, optax.sgd, _constant_rate),
-    "gd_sparsity": Method("GD, sparsity-scaled", 0.3, _sparsity_sgd, _sparsity_rate),
-    "momentum": Method("momentum", 0.1, _momentum, _constant_rate),
-    "adagrad": Method("AdaGrad", 0.3, optimizers.adagrad, _adagrad_rate),
-    "rmsprop": Method("RMSprop", 0.1, optimizers.rmsprop, _rmsprop_rate),
+OPTIMIZERS = {
+    "gd": Optimizer("GD", 0.3, optax.sgd, _constant_rate, style.DARK),
+    "gd_sparsity": Optimizer(
+        "GD, sparsity-scaled", 0.3, _sparsity_sgd, _sparsity_rate, style.PURPLE
+    ),
+    "momentum": Optimizer("momentum", 0.1, _momentum, _constant_rate),
+    "adagrad": Optimizer("AdaGrad", 0.3, optimizers.adagrad, _adagrad_rate, style.YELLOW),
+    "rmsprop": Optimizer("RMSprop", 0.1, optimizers.rmsprop, _rmsprop_rate, style.RED),
     "adadelta": adadelta(1e-4),
-    "adam": adam_like("Adam", optimizers.adam),
-    "adamax": Method("AdaMax", 0.1, optimizers.adamax, _adamax_rate),
-    "adam_max": adam_like("Adam Max", optimizers.adam_max),
+    "adam": adam_like("Adam", optimizers.adam, color=style.BLUE),
+    "adamax": Optimizer("AdaMax", 0.1, optimizers.adamax, _adamax_rate),
+    "adam_max": adam_like("Adam Max", optimizers.adam_max, color=style.CYAN),
     "nadam": adam_like("NAdam", optimizers.nadam),
 }
 
@@ -112,4 +122,4 @@ def _uncorrected_adam(learning_rate: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-UNCORRECTED_ADAM = Method("Adam, uncorrected", 0.1, _uncorrected_adam, _rmsprop_rate)
+UNCORRECTED_ADAM = Optimizer("Adam, uncorrected", 0.1, _uncorrected_adam, _rmsprop_rate)

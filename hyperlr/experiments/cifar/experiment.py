@@ -1,34 +1,26 @@
 """Section 6 of the paper: VGG-11 on CIFAR-10, ResNet-18 on CIFAR-100, fixed and learned rates."""
 
 import functools
-import json
-import platform
-import time
-import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import optax
-from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.table import Table
 
-import hyperlr
-from hyperlr.experiments import (
-    cifar_data,
-    cifar_models,
-    cifar_plots,
-    cifar_runs,
-    cifar_training,
-    parts,
-    report,
-    results,
+from hyperlr.experiments.cifar import figures, models, runs, training
+from hyperlr.experiments.cifar.methods import (
+    INNER,
+    NUMBERS,
+    SEARCHED,
+    initial_learning_rate,
+    rates,
 )
-from hyperlr.experiments.cifar_log import Log
-from hyperlr.experiments.cifar_methods import INNER, METHODS, initial_learning_rate, rates
-from hyperlr.experiments.cifar_runs import History, Run, Size
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.cifar.runs import History, Run, Size
+from hyperlr.experiments.core import tables
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Summary, Work
+from hyperlr.experiments.data import Data, cifar
+from hyperlr.experiments.methods import METHODS
 
 
 class Settings(NamedTuple):
@@ -36,8 +28,8 @@ class Settings(NamedTuple):
 
     num_seeds: int = 5
     """Seeds 0, 1, … of the split, the initial weights, the minibatches and their augmentation."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Keys of METHODS."""
+    methods: tuple[str, ...] = tuple(NUMBERS)
+    """Keys of NUMBERS."""
     num_epochs: int = 200
     steps_per_epoch: int | None = None
     """None: as many as the training images fill."""
@@ -62,6 +54,7 @@ PRESETS = {
         checkpoint_epochs=5,
         search_steps=20,
     ),
+    "quick": Settings(num_seeds=1, num_epochs=20),
     "paper": Settings(),
 }
 
@@ -69,288 +62,190 @@ PRESETS = {
 class Task(NamedTuple):
     """What the experiment is about."""
 
-    form: cifar_data.Format
-    network: type[cifar_models.Vgg11] | type[cifar_models.ResNet18]
+    name: str
+    form: cifar.Format
+    network: Any
+    """The class of the network, a Flax module of the classes and the width."""
     inner: str
     """Key of INNER."""
 
 
-def make_task(name: str, inner: str) -> Task:
-    """Returns the task of `cifar10` or `cifar100`, with a key of INNER."""
-    if name == "cifar10":
-        return Task(cifar_data.CIFAR10, cifar_models.Vgg11, inner)
-    return Task(cifar_data.CIFAR100, cifar_models.ResNet18, inner)
-
-
-def run(
-    task: Task,
-    settings: Settings,
-    data_dir: Path | None,
-    out: Path,
-    console: Console,
-    *,
-    resume: bool = False,
-    tensorboard: bool = False,
-) -> None:
-    """Runs the experiment and writes metrics.json, metrics.jsonl, schedules.npz and figures.
+def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
+    """Returns `cifar10` or `cifar100`, with a key of INNER.
 
     Args:
-      task: data, network and inner optimizer.
-      settings: what to run.
-      data_dir: as for `cifar_data.load`.
-      out: directory of the results; made where it is missing.
-      console: where the progress and the table go.
-      resume: go on from the checkpoints in `out`.
-      tensorboard: write event files, too.
-
-    Raises:
-      InputError: data cannot be read, `out` cannot be written or holds another run's checkpoints.
+      name: `cifar10` or `cifar100`.
+      inner: key of INNER.
+      network: the class of another network than the paper's.
     """
-    unknown = [name for name in settings.methods if name not in METHODS]
-    if unknown:
-        raise InputError(
-            f"--method: there is no {unknown[0]}; the methods are {', '.join(METHODS)}"
-        )
-    results.prepare_output(out)
-    images = cifar_data.load(task.form, data_dir)
-    size = make_size(settings, len(cifar_data.split_indices(len(images.images), 0)[0]))
-    config = describe(task, settings, size, images)
-    check_resumption(out, fixed_config(config), resume)
-    num_steps = size.num_epochs * size.steps_per_epoch * settings.num_seeds
-    total = num_steps * sum(METHODS[name].cost for name in settings.methods)
-    histories: dict[str, list[History]] = {}
-    methods: dict[str, Any] = {}
-    with Log(out, tensorboard) as log, report.progress_bar(console) as progress:
-        bar = progress.add_task("", total=total)
-        for name in settings.methods:
-            progress.update(bar, description=f"{METHODS[name].label}, step size")
-            start = time.perf_counter()
-            template = make_run(task, settings, size, name, images)
-            step_size = find_step_size(template, name, settings, images, out)
-            template = template._replace(rates=template.rates._replace(step_size=step_size))
-            histories[name] = []
-            for seed in range(settings.num_seeds):
-                progress.update(bar, description=f"{METHODS[name].label}, seed {seed}")
-                history = cifar_runs.train(
-                    template._replace(seed=seed),
-                    images,
-                    out / "checkpoints" / f"{name}-{seed}",
-                    fixed_config(config)
-                    | {"method": name, "seed": str(seed), "step_size": repr(step_size)},
-                    on_epoch=functools.partial(_advance, progress, bar, METHODS[name].cost),
-                    on_evaluation=functools.partial(log.write, name, seed),
-                )
-                histories[name].append(history)
-            seconds = time.perf_counter() - start
-            methods[name] = summary(template, histories[name], seconds)
-        progress.update(bar, description="all methods", completed=total)
-    write(out, config, methods, histories, size)
-    labels = {name: METHODS[name].label for name in methods}
-    seeds = "1 seed" if settings.num_seeds == 1 else f"{settings.num_seeds} seeds"
-    title = f"{config['network']}, {config['inner']}, {size.num_epochs} epochs, {seeds}"
-    console.print(report.results_table(title, methods, labels))
-    console.print(f"Results in {out}", soft_wrap=True)
+    form, usual = {
+        "cifar10": (cifar.CIFAR10, models.Vgg11),
+        "cifar100": (cifar.CIFAR100, models.ResNet18),
+    }[name]
+    task = Task(name, form, network or usual, inner)
+    return Experiment(
+        name=name,
+        title=f"{task.network.__name__} on {form.name}, {INNER[inner].label}",
+        presets=PRESETS,
+        load=functools.partial(cifar.load, form),
+        parts=lambda settings, data: list(parts(task, settings, data)),
+        summarize=functools.partial(summarize, task),
+        figures=functools.partial(_figures, task),
+        table=table,
+    )
 
 
-def make_size(settings: Settings, num_train: int) -> Size:
+def make_size(settings: Settings, data: Data) -> Size:
     """Settles how many minibatches make an epoch."""
     return Size(
         num_epochs=settings.num_epochs,
-        steps_per_epoch=settings.steps_per_epoch or max(1, num_train // settings.batch_size),
+        steps_per_epoch=settings.steps_per_epoch or max(1, data.num_train // settings.batch_size),
         batch_size=settings.batch_size,
         eval_epochs=settings.eval_epochs,
         checkpoint_epochs=settings.checkpoint_epochs,
     )
 
 
-def make_run(
-    task: Task, settings: Settings, size: Size, name: str, images: cifar_data.Images
-) -> Run:
-    """Returns the run of a method on seed 0, with the step size that a search starts from."""
-    method, inner = METHODS[name], INNER[task.inner]
-    schedule = rates(method, inner, size.num_epochs * size.steps_per_epoch)
+def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
+    """Returns the run of a method on seed 0, with the number that a search starts from."""
+    inner, size = INNER[task.inner], make_size(settings, data)
+    schedule = rates(name, inner, size.num_epochs * size.steps_per_epoch)
     return Run(
-        program=cifar_training.Program(
-            network=task.network(images.num_classes, settings.width),
+        program=training.Program(
+            network=task.network(data.num_classes, settings.width),
             make_inner=inner.make,
-            make_online=method.online,
+            make_online=METHODS[name].online,
         ),
-        rates=cifar_training.Rates(schedule, method.step_size),
-        runaway=cifar_runs.RUNAWAY * inner.learning_rate,
+        rates=training.Rates(schedule, NUMBERS[name]),
+        runaway=runs.RUNAWAY * inner.learning_rate,
         seed=0,
         size=size,
     )
 
 
-def find_step_size(
-    template: Run, name: str, settings: Settings, images: cifar_data.Images, out: Path
-) -> float:
-    """Returns the step size of a method: its own, or the one that a search on seed 0 finds.
-
-    What was found stays in a part, so that a run that is taken up does not search again.
+def parts(task: Task, settings: Settings, data: Data) -> Iterator[Part]:
+    """Yields the search for κ where there is one, and a part a method and seed.
 
     Raises:
-      InputError: no step size was small enough.
+      InputError: there is no method of some name.
     """
-    if not METHODS[name].searched:
-        return METHODS[name].step_size
-
-    def search() -> _Found:
-        return _Found(cifar_runs.search_step_size(template, images, settings.search_steps))
-
-    # Network and inner optimizer are those that `check_resumption` found in this directory.
-    config = {
-        "method": name,
-        "step_size": template.rates.step_size,
-        "size": template.size._asdict(),
-        "search_steps": settings.search_steps,
-        "data_digest": parts.data_digest(images.images, images.labels),
-        "versions": parts.versions(),
-    }
-    folder = out / "checkpoints"
-    return float(parts.finished(folder, f"{name}-step-size", config, _Found, search).step_size)
-
-
-class _Found(NamedTuple):
-    """What a search found."""
-
-    step_size: float
-
-
-def fixed_config(config: dict[str, Any]) -> dict[str, str]:
-    """Returns what must be the same of a run that goes on from checkpoints."""
-    fixed = ("experiment", "network", "width", "inner", "num_train", "num_val", "num_epochs",
-             "steps_per_epoch", "batch_size", "eval_epochs")  # fmt: skip
-    return {key: str(config[key]) for key in fixed}
-
-
-def check_resumption(out: Path, fixed: dict[str, str], resume: bool) -> None:
-    """Checks that the checkpoints in `out` are to be taken up and can be, and notes whose they are.
-
-    Before any file of the earlier run is touched.
-
-    Raises:
-      InputError: there are checkpoints and `resume` is not set, or they are of another run.
-    """
-    file = out / "checkpoints" / "config.json"
-    if file.is_file() and not resume:
+    unknown = [name for name in settings.methods if name not in NUMBERS]
+    if unknown:
         raise InputError(
-            f"--out: {out} holds checkpoints of an earlier run; pass --resume to go on with it, or "
-            "name another directory"
+            f"--method: there is no {unknown[0]}; the methods are {', '.join(NUMBERS)}"
         )
-    if file.is_file():
-        there = _read_config(file, fixed)
-        for key, value in fixed.items():
-            if there.get(key) != value:
-                raise InputError(
-                    f"--resume: {out} holds a run with another {key} ({there.get(key)} there, "
-                    f"{value} here); pass what it was started with, or name another directory"
-                )
-    file.parent.mkdir(exist_ok=True)
-    with results.atomic_file(file) as handle:
-        handle.write(json.dumps(fixed, indent=2).encode() + b"\n")
-
-
-def _read_config(file: Path, fixed: dict[str, str]) -> Any:
-    """Returns what the file holds; `fixed` where it is damaged: every checkpoint tells its run."""
-    try:
-        there = json.loads(file.read_text())
-    except ValueError:
-        there = None
-    if isinstance(there, dict):
-        return there
-    warnings.warn(f"{file} is damaged and written anew", RuntimeWarning, stacklevel=2)
-    return fixed
-
-
-def summary(template: Run, runs: list[History], seconds: float) -> dict[str, Any]:
-    """Returns a method's entry of metrics.json, lists with one entry a seed."""
-    return {
-        name: np.array([history.curves[name][-1] for history in runs])
-        for name in ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
-    } | {
-        "initial_learning_rate": template.rates.schedule[0],
-        "final_learning_rate": np.array([run.records["learning_rate"][-1] for run in runs]),
-        "diverged": [
-            cifar_runs.diverged(template, history) or cifar_runs.ends_exploded(history)
-            for history in runs
-        ],
-        "step_size": template.rates.step_size,
-        "seconds": round(seconds, 3),
-    }
-
-
-def describe(
-    task: Task, settings: Settings, size: Size, images: cifar_data.Images
-) -> dict[str, Any]:
-    """Returns the `config` of metrics.json: all that is needed to run the same again."""
-    train, val = cifar_data.split_indices(len(images.images), 0)
-    return {
-        "experiment": task.form.name,
-        "data": images.source,
+    size = make_size(settings, data)
+    num_steps = size.num_epochs * size.steps_per_epoch
+    # How often a checkpoint is written determines nothing.
+    determined_by = {
         "network": task.network.__name__,
+        "inner": task.inner,
         "width": settings.width,
-        "inner": INNER[task.inner].label,
-        "num_train": len(train),
-        "num_val": len(val),
-        "num_test": len(images.test_labels),
-        "seeds": list(range(settings.num_seeds)),
-        **size._asdict(),
-        "search_steps": settings.search_steps,
-        "weight_decay": cifar_training.WEIGHT_DECAY,
-        "learning_rate": {
-            name: initial_learning_rate(METHODS[name], INNER[task.inner])
-            for name in settings.methods
-        },
-        "versions": {
-            "hyperlr": hyperlr.__version__,
-            "jax": jax.__version__,
-            "optax": optax.__version__,
-            "python": platform.python_version(),
-        },
-        "device": jax.devices()[0].device_kind,
+        **size._replace(checkpoint_epochs=0)._asdict(),
+    }
+    for name in settings.methods:
+        method, run = METHODS[name], make_run(task, settings, data, name)
+        of_method = determined_by | {"number": NUMBERS[name]}
+        if name in SEARCHED:
+            yield Part(
+                f"search-{name}",
+                f"{method.label}: {method.symbol}",
+                method.cost * settings.search_steps,
+                of_method | {"search_steps": settings.search_steps},
+                functools.partial(_search, run, data, settings.search_steps),
+            )
+        for seed in range(settings.num_seeds):
+            yield Part(
+                f"{name}-{seed}",
+                f"{method.label}, seed {seed}",
+                method.cost * num_steps,
+                of_method | {"seed": seed},
+                functools.partial(_train, run._replace(seed=seed), data),
+                {f"search-{name}": ["number"]} if name in SEARCHED else {},
+            )
+
+
+def _search(run: Run, data: Data, num_steps: int, work: Work) -> Arrays:
+    return {"number": runs.search_step_size(run, data, num_steps)}
+
+
+def _train(run: Run, data: Data, work: Work) -> History:
+    for found in work.needed.values():
+        run = run._replace(rates=run.rates._replace(step_size=float(found["number"])))
+    return runs.train(run, data, work)
+
+
+def _histories(results: Results) -> dict[str, list[History]]:
+    return {
+        name: [
+            results.read(f"{name}-{seed}", History) for seed in range(results.settings.num_seeds)
+        ]
+        for name in results.settings.methods
     }
 
 
-def write(
-    out: Path,
-    config: dict[str, Any],
-    methods: dict[str, Any],
-    histories: dict[str, list[History]],
-    size: Size,
-) -> None:
-    """Writes metrics.json, schedules.npz, curves.npz and the two figures."""
-    results.write_metrics(out / "metrics.json", config, methods)
-    results.write_schedules(
-        out / "schedules.npz",
-        {name: _stack(runs, "records", "learning_rate") for name, runs in histories.items()},
+def summarize(task: Task, results: Results) -> Summary:
+    """Returns the methods, lists with one entry a seed, and all that was recorded on the way."""
+    settings, data, arrays = results
+    inner, histories = INNER[task.inner], _histories(results)
+    methods, curves = {}, {}
+    for name, of_seeds in histories.items():
+        run = make_run(task, settings, data, name)
+        searched = f"search-{name}" if name in SEARCHED else None
+        number = float(arrays[searched]["number"]) if searched else NUMBERS[name]
+        names = [*([searched] if searched else []), *(f"{name}-{k}" for k in range(len(of_seeds)))]
+        methods[name] = {
+            **{
+                quantity: np.array([history.curves[quantity][-1] for history in of_seeds])
+                for quantity in ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
+            },
+            "initial_learning_rate": run.rates.schedule[0],
+            "final_learning_rate": np.array(
+                [history.records["learning_rate"][-1] for history in of_seeds]
+            ),
+            "diverged": [
+                runs.diverged(run, history) or runs.ends_exploded(history) for history in of_seeds
+            ],
+            "step_size": number,
+            "seconds": round(sum(float(arrays[each]["seconds"]) for each in names), 3),
+        }
+        for kind in ("records", "curves"):
+            for quantity in getattr(of_seeds[0], kind):
+                curves[f"{name}/{quantity}"] = np.stack(
+                    [getattr(history, kind)[quantity] for history in of_seeds]
+                )
+    config = {
+        **make_size(settings, data)._asdict(),
+        "network": task.network.__name__,
+        "inner": inner.label,
+        "weight_decay": training.WEIGHT_DECAY,
+        "learning_rate": {name: initial_learning_rate(name, inner) for name in methods},
+    }
+    schedules = {name: curves[f"{name}/learning_rate"] for name in methods}
+    return Summary(methods, {"schedules": schedules, "curves": curves}, config)
+
+
+def table(summary: Summary) -> list[Table]:
+    """Returns the table of all methods: what had to be given, how good they are, what they cost."""
+    config = summary.config
+    made = tables.new(
+        f"{config['network']}, {config['inner']}, {config['num_epochs']} epochs, "
+        f"{tables.seeds(config['num_seeds'])}",
+        ("method", "given", "validation\n%", "test\n%", "time"),
     )
-    quantities = [
-        (kind, quantity)
-        for kind in ("records", "curves")
-        for quantity in getattr(next(iter(histories.values()))[0], kind)
-    ]
-    results.write_schedules(
-        out / "curves.npz",
-        {
-            f"{name}/{quantity}": _stack(runs, kind, quantity)
-            for name, runs in histories.items()
-            for kind, quantity in quantities
-        },
-    )
-    # The paper draws its two SGDRs in figures of their own.
-    for file, other in (("curves.png", "sgdr_2264"), ("curves_sgdr_2264.png", "sgdr")):
-        shown = {name: runs for name, runs in histories.items() if name != other}
-        if shown:
-            title = f"{config['network']} on {config['experiment']}, {config['inner']}"
-            figure = cifar_plots.curves(shown, size.steps_per_epoch, title)
-            results.write_figure(out / file, figure)
+    for name, method in summary.methods.items():
+        symbol = METHODS[name].symbol
+        made.add_row(
+            METHODS[name].label,
+            f"η₀, {symbol} = {method['step_size']:g}" if symbol else "η₀, schedule",
+            tables.percent(method["val_accuracy"], method["diverged"]),
+            tables.percent(method["test_accuracy"], method["diverged"]),
+            f"{method['seconds']:.0f} s",
+        )
+    return [made]
 
 
-def _stack(runs: list[History], kind: str, quantity: str) -> np.ndarray:
-    return np.stack([getattr(history, kind)[quantity] for history in runs])
-
-
-def _advance(progress: Progress, bar: TaskID, cost: float, steps: int) -> None:
-    """Moves the bar by a number of steps, each weighted by what it costs."""
-    progress.advance(bar, steps * cost)
+def _figures(task: Task, results: Results) -> Any:
+    title = f"{task.network.__name__} on {task.form.name}, {INNER[task.inner].label}"
+    steps_per_epoch = make_size(results.settings, results.data).steps_per_epoch
+    return figures.figures(_histories(results), steps_per_epoch, title)

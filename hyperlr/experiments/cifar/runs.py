@@ -1,7 +1,5 @@
 """A run from its first epoch, or from a checkpoint, to its last; and the search for κ."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import hyperlr
-from hyperlr import _files
-from hyperlr.experiments import cifar_training
-from hyperlr.experiments.cifar_data import Images
-from hyperlr.experiments.cifar_training import Program, Rates, Source, State
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.cifar import training
+from hyperlr.experiments.cifar.training import Program, Rates, Source, State
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.core.experiment import Work
+from hyperlr.experiments.core.store import open_checkpoints
+from hyperlr.experiments.data import Data
 
 # A network with batch normalization survives any learning rate without its loss leaving that of a
 # guess, so the rate itself tells, too. Of a run, a hundred times the paper's η_0 counts as
@@ -63,77 +62,62 @@ class History(NamedTuple):
     """int32 scalar, how many steps were made."""
 
 
-def train(
-    run: Run,
-    images: Images,
-    checkpoints: Path,
-    description: dict[str, str],
-    *,
-    on_epoch: Callable[[int], None] = lambda steps: None,
-    on_evaluation: Callable[[dict[str, float]], None] = lambda scalars: None,
-) -> History:
+def train(run: Run, data: Data, work: Work) -> History:
     """Trains from the last checkpoint, where there is one, to the end of the last epoch.
 
-    A run that has diverged ends there.
+    A run that has diverged ends there. Every evaluation is logged, those of the checkpoint again.
 
     Args:
       run: what to train.
-      images: the data.
-      checkpoints: directory of this run's checkpoints.
-      description: what tells this run from others, checked against the checkpoint's.
-      on_epoch: called after every epoch with the number of its steps, and once with those that the
-        checkpoint had already made.
-      on_evaluation: called with the scalars of every evaluation, on the way and of the checkpoint.
-
-    Raises:
-      InputError: the checkpoints are of another run.
+      data: the images.
+      work: where its checkpoints are, and whom to tell of its progress.
     """
     size = run.size
-    source = cifar_training.make_source(images, run.seed)
-    test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
-    test_indices = np.arange(len(images.test_labels), dtype=np.int32)
+    source = training.make_source(data, run.seed)
+    test = jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
+    test_indices = np.arange(len(data.test_labels), dtype=np.int32)
     state, history, first = _start(run), empty_history(size), 0
-    with _files.open_directory(checkpoints) as manager:
-        found = _restored(manager, (state, history), description)
+    with open_checkpoints(work.checkpoints) as checkpoints:
+        found = checkpoints.restore((state, history))
         if found is not None:
             first, (state, history) = found
-            on_epoch(first * size.steps_per_epoch)
+            history = jax.tree.map(np.array, history)  # to be written to
+            work.advance(first / size.num_epochs)
             for k in np.flatnonzero(np.isfinite(history.curves["step"])).tolist():
-                on_evaluation(_evaluation(history, k))
+                work.log(_evaluation(history, k))
         for epoch in range(first, size.num_epochs):
             if diverged(run, history):
-                on_epoch((size.num_epochs - epoch) * size.steps_per_epoch)
                 break
             state = train_epoch(run, source, state, history, epoch)
             done, last = epoch + 1, epoch + 1 == size.num_epochs
             if done % size.eval_epochs == 0 or last:
                 k = -(-done // size.eval_epochs) - 1
                 history.curves["step"][k] = done * size.steps_per_epoch
-                parts = {
+                sets = {
                     "val": (source.images, source.labels, source.val_indices),
                     "test": (*test, test_indices),
                 }
-                for name, part in parts.items():
-                    loss, accuracy = cifar_training.evaluate(run.program, state, source, *part)
+                for name, images in sets.items():
+                    loss, accuracy = training.evaluate(run.program, state, source, *images)
                     history.curves[f"{name}_loss"][k] = loss
                     history.curves[f"{name}_accuracy"][k] = accuracy
-                on_evaluation(_evaluation(history, k))
-            if done % size.checkpoint_epochs == 0 or last or diverged(run, history):
-                _files.save(manager, done, (state, history), description)
-            on_epoch(size.steps_per_epoch)
+                work.log(_evaluation(history, k))
+            if not last and (done % size.checkpoint_epochs == 0 or diverged(run, history)):
+                checkpoints.save(done, (state, history))
+            work.advance(1 / size.num_epochs)
     return history
 
 
 def train_epoch(run: Run, source: Source, state: State, history: History, epoch: int) -> State:
     """Makes the steps of an epoch, and writes them into the history."""
     num_steps = run.size.steps_per_epoch
-    minibatches = cifar_training.epoch_minibatches(
+    minibatches = training.epoch_minibatches(
         source, run.seed, epoch, num_steps, run.size.batch_size
     )
     records = []
     for i, pair in enumerate(zip(*minibatches, strict=True)):
         step = epoch * num_steps + i
-        state, record = cifar_training.train_step(
+        state, record = training.train_step(
             run.program,
             state,
             source[:4],
@@ -153,7 +137,7 @@ def train_epoch(run: Run, source: Source, state: State, history: History, epoch:
     return state
 
 
-def search_step_size(run: Run, images: Images, num_steps: int) -> float:
+def search_step_size(run: Run, data: Data, num_steps: int) -> float:
     """Returns the largest step size with which the first steps go well, with a margin of ten.
 
     The procedure of Section 4 of the paper for κ. A step size is lost where a loss or a rate is not
@@ -161,22 +145,20 @@ def search_step_size(run: Run, images: Images, num_steps: int) -> float:
 
     Args:
       run: its step size is the largest that is tried; the others are a tenth of the one before.
-      images: the data.
+      data: the images.
       num_steps: how many steps a trial makes.
 
     Raises:
       InputError: no step size was small enough.
     """
-    source = cifar_training.make_source(images, run.seed)
+    source = training.make_source(data, run.seed)
     size = run.size
     epochs = [
-        cifar_training.epoch_minibatches(
-            source, run.seed, epoch, size.steps_per_epoch, size.batch_size
-        )
+        training.epoch_minibatches(source, run.seed, epoch, size.steps_per_epoch, size.batch_size)
         for epoch in range(-(-num_steps // size.steps_per_epoch))
     ]
     minibatches = jax.tree.map(
-        lambda *parts: jnp.asarray(np.concatenate(parts)[:num_steps]), *epochs
+        lambda *drawn: jnp.asarray(np.concatenate(drawn)[:num_steps]), *epochs
     )
     seed, runaway = np.uint32(run.seed), run.runaway * TRIAL_RUNAWAY / RUNAWAY
     rate = jnp.asarray(run.rates.schedule[0])  # η_0, all that an online method reads of it
@@ -187,7 +169,7 @@ def search_step_size(run: Run, images: Images, num_steps: int) -> float:
             number, pair = of_step
 
             def make(state: State) -> tuple[State, jax.Array]:
-                state, record = cifar_training.train_step(
+                state, record = training.train_step(
                     run.program, state, source[:4], pair, seed, number, rate, step_size
                 )
                 fine = record["learning_rate"] <= runaway
@@ -197,7 +179,7 @@ def search_step_size(run: Run, images: Images, num_steps: int) -> float:
             state, loss = jax.lax.cond(lost, lambda state: (state, jnp.nan), make, state)
             return (state, ~jnp.isfinite(loss)), loss
 
-        state = cifar_training.init(run.program, seed, rate, step_size)
+        state = training.init(run.program, seed, rate, step_size)
         numbers = jnp.arange(num_steps, dtype=jnp.int32)
         return jax.lax.scan(step, (state, jnp.asarray(False)), (numbers, minibatches))[1]
 
@@ -237,26 +219,12 @@ def empty_history(size: Size) -> History:
 
 
 def _start(run: Run) -> State:
-    return cifar_training.init(
+    return training.init(
         run.program,
         np.uint32(run.seed),
         run.rates.schedule[0],
         np.float32(run.rates.step_size),
     )
-
-
-def _restored(
-    manager: Any, like: tuple[State, History], description: dict[str, str]
-) -> tuple[int, tuple[State, History]] | None:
-    """The last good checkpoint: how many epochs it has done, and what it holds."""
-    try:
-        found = _files.restore_latest(manager, lambda epochs: like, description)
-    except ValueError as error:
-        raise InputError(f"--resume: {error}") from error
-    if found is None:
-        return None
-    epochs, (state, history) = found
-    return epochs, (state, jax.tree.map(np.array, history))
 
 
 def _evaluation(history: History, k: int) -> dict[str, float]:

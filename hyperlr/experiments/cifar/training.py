@@ -15,8 +15,10 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import batches, cifar_inputs, models
-from hyperlr.experiments.cifar_data import SHAPE, Images, channel_statistics, split_indices
+from hyperlr.experiments import models
+from hyperlr.experiments.cifar import inputs as images_to_inputs
+from hyperlr.experiments.data import Data, batches
+from hyperlr.experiments.data.cifar import SHAPE, channel_statistics, split_indices
 
 WEIGHT_DECAY = 5e-4
 """Of L; E has none."""
@@ -69,13 +71,13 @@ class Rates(NamedTuple):
     """β, κ or γ of an online method."""
 
 
-def make_source(images: Images, seed: int) -> Source:
+def make_source(data: Data, seed: int) -> Source:
     """Draws a seed's split, and measures the colours of its training images."""
-    train_indices, val_indices = split_indices(len(images.images), seed)
-    mean, deviation = channel_statistics(images.images[train_indices])
+    train_indices, val_indices = split_indices(data, seed)
+    mean, deviation = channel_statistics(data.images[train_indices])
     return Source(
-        jnp.asarray(images.images),
-        jnp.asarray(images.labels),
+        jnp.asarray(data.images),
+        jnp.asarray(data.labels),
         jnp.asarray(mean),
         jnp.asarray(deviation),
         train_indices,
@@ -136,10 +138,10 @@ def train_step(
     train_indices, val_indices = minibatches
     # Not the key of the weights, which a run of as many steps as seeds would come upon.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
-    inputs = cifar_inputs.normalize(
-        cifar_inputs.augment(key, images[train_indices]), mean, deviation
+    inputs = images_to_inputs.normalize(
+        images_to_inputs.augment(key, images[train_indices]), mean, deviation
     )
-    val_inputs = cifar_inputs.normalize(images[val_indices], mean, deviation)
+    val_inputs = images_to_inputs.normalize(images[val_indices], mean, deviation)
 
     def cross_entropy(params: Any, inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         logits, changed = program.network.apply(
@@ -213,7 +215,7 @@ def _sums(
     counts: jax.Array,
 ) -> jax.Array:
     images, labels, mean, deviation = arrays
-    inputs = cifar_inputs.normalize(images[indices], mean, deviation)
+    inputs = images_to_inputs.normalize(images[indices], mean, deviation)
     variables = {"params": params, "batch_stats": batch_stats}
     logits: Any = program.network.apply(variables, inputs, train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])

@@ -1,19 +1,22 @@
-"""The evaluations of a long run as they come: lines of JSON and, if asked, TensorBoard."""
+"""What is worth watching of a long run, as it comes: lines of JSON and, if asked, TensorBoard."""
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
 
 
 class Log:
-    """A file metrics.jsonl, and an event file of TensorBoard for each run."""
+    """The file metrics.jsonl, and a TensorBoard event file for each part.
+
+    A part that goes on from a checkpoint tells again what it told before; no line comes twice.
+    """
 
     def __init__(self, out: Path, tensorboard: bool) -> None:
-        """Starts the files anew; a run taken up from a checkpoint writes its past again.
+        """Goes on with the file of earlier runs, if there is one.
 
         Args:
           out: directory of the results.
@@ -24,38 +27,50 @@ class Log:
         """
         self._make_writer = _writer_class() if tensorboard else None
         self._folder = out / "tensorboard"
+        self._path = out / "metrics.jsonl"
         self._writers: dict[str, Any] = {}
-        self._file = (out / "metrics.jsonl").open("w", encoding="utf-8")
+        before = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        self._told = set(_parts_and_steps(before))
+        self._unfinished = bool(before) and not before.endswith("\n")
 
-    def __enter__(self) -> "Log":
-        """Returns itself."""
-        return self
+    def write(self, part: str, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of one step, `step` among them; what is not finite is null.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the files."""
-        self._file.close()
+        Args:
+          part: the name of the part's file, without its ending: parts of other settings differ.
+          scalars: name → value.
+        """
+        step = int(scalars["step"])
+        if (part, step) in self._told:
+            return
+        self._told.add((part, step))
+        finite = {k: float(x) if math.isfinite(x) else None for k, x in scalars.items()}
+        line = {"part": part, **finite, "step": step}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" * self._unfinished + json.dumps(line, allow_nan=False) + "\n")
+        self._unfinished = False
+        if self._make_writer is None:
+            return
+        if part not in self._writers:
+            self._writers[part] = self._make_writer(str(self._folder / part))
+        for name, value in finite.items():
+            if name != "step" and value is not None:
+                self._writers[part].add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the event files."""
         for writer in self._writers.values():
             writer.close()
 
-    def write(self, method: str, seed: int, scalars: dict[str, float]) -> None:
-        """Writes the scalars of one evaluation, `step` among them; what is not finite is null."""
-        plain = {k: x if math.isfinite(x) else None for k, x in scalars.items()}
-        line = {"method": method, "seed": seed, **plain}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._make_writer is None:
-            return
-        run = f"{method}-{seed}"
-        if run not in self._writers:
-            self._writers[run] = self._make_writer(str(self._folder / run))
-        for name, value in scalars.items():
-            if name != "step" and math.isfinite(value):
-                self._writers[run].add_scalar(name, value, int(scalars["step"]))
+
+def _parts_and_steps(text: str) -> Iterator[tuple[str, int]]:
+    """What the lines tell of; one that a killed process left unfinished is no line."""
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            yield entry["part"], entry["step"]
+        except (ValueError, KeyError, TypeError):
+            continue
 
 
 def _writer_class() -> Any:

@@ -1,33 +1,39 @@
-"""Finished parts of a long experiment, kept on disk, so that a killed run can go on.
+"""What an experiment keeps on disk: finished parts, and checkpoints of long ones.
 
 A part is a file of arrays whose name ends with a digest of all that determines them. Settings that
 differ have another digest, and so other files: no part is ever taken for what it is not. In the
-file is a digest of its name and arrays, so that one that is damaged, or a copy of another, is told
-and computed anew. Every file appears complete or not at all.
+file is a digest of its name and arrays, so that one that is damaged, or a copy of another, is
+noticed and computed anew. Every file appears complete or not at all.
 
-A computation that is too long for one part leaves checkpoints on the way: files of the same kind,
-of which the last two are kept.
+A computation that is too long for one part leaves checkpoints on the way, which orbax writes.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import platform
+import re
+import shutil
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any
 
 import jax
 import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import results
+from hyperlr import _files
+from hyperlr.experiments.core.errors import InputError
 
-Value = TypeVar("Value")
-
+PARTS = "parts"
+"""The folder of the parts, in that of the results."""
+_CHECKPOINTS = ".checkpoints"
 _DIGEST = "digest"
 
 _DAMAGES = (
@@ -41,36 +47,51 @@ _DAMAGES = (
 )
 
 
-def part_path(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
-    """Returns where the part of this name and these settings lies, whether it exists or not."""
-    return folder / f"{name}-{_digest(results.plain(config))}.npz"
+def prepare_output(out: Path) -> None:
+    """Makes the directory of the results and checks that files can be written there.
 
+    Called before any training, so that no hour of it is lost to a wrong path. What killed runs left
+    half written is removed.
 
-def finished(
-    folder: Path,
-    name: str,
-    config: Mapping[str, Any],
-    kind: Callable[..., Value],
-    compute: Callable[[], Any],
-) -> Value:
-    """Returns a part that is finished, or else computes and stores it.
-
-    Args:
-      folder: where the parts are kept.
-      name: of the part, for people to read.
-      config: all that determines it.
-      kind: the NamedTuple of arrays and numbers that the part is.
-      compute: computes one.
-
-    Returns:
-      A `kind` of NumPy arrays and scalars, the same whether it was computed or read.
+    Raises:
+      InputError: the directory cannot be made or written.
     """
-    path = part_path(folder, name, config)
-    arrays = load_part(path)
-    if arrays is None:
-        arrays = {key: np.asarray(value) for key, value in compute()._asdict().items()}
-        save_part(path, arrays)
-    return kind(**{key: array[()] for key, array in arrays.items()})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"\0")
+        for folder in (out, out / PARTS):
+            _remove_leftovers(folder)
+    except OSError as error:
+        raise InputError(
+            f"--out: results cannot be written to {out} ({error.strerror or error}); name a "
+            "directory that you may write to"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that appears at `path` complete, on leaving the block, or not at all.
+
+    The content goes to a temporary file beside it and is flushed to the disk before the rename, so
+    that neither an error nor a crash leaves a part of a file or loses the one that was there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def part_path(folder: Path, name: str, determined_by: Mapping[str, Any]) -> Path:
+    """Returns where the part of this name and these settings lies, whether it exists or not."""
+    content = json.dumps(plain(determined_by), sort_keys=True, allow_nan=False)
+    return folder / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.npz"
 
 
 def load_part(path: Path) -> dict[str, np.ndarray] | None:
@@ -94,37 +115,63 @@ def load_part(path: Path) -> dict[str, np.ndarray] | None:
     return None
 
 
-def save_part(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a part, whole or not at all."""
+def save_part(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes a part, whole or not at all, and removes its checkpoints."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = np.asarray(_digest_of_part(path, arrays))
-    results.write_schedules(path, {**arrays, _DIGEST: digest})
+    write_arrays(path, {**arrays, _DIGEST: digest})
+    shutil.rmtree(checkpoints_of(path), ignore_errors=True)
 
 
-def load_checkpoint(path: Path) -> dict[str, np.ndarray] | None:
-    """Returns the arrays of the last good checkpoint on the way to the part of this path."""
-    for checkpoint in reversed(_checkpoints(path)):
-        arrays = load_part(checkpoint)
-        if arrays is not None:
-            return arrays
-    return None
+def checkpoints_of(path: Path) -> Path:
+    """Returns the folder of the checkpoints on the way to the part of this path."""
+    return path.with_suffix(_CHECKPOINTS)
 
 
-def save_checkpoint(path: Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint after so many steps of the part of this path; the one before it stays."""
-    save_part(path.with_name(f"{path.stem}.checkpoint{step}.npz"), arrays)
-    for old in _checkpoints(path)[:-2]:
-        old.unlink()
+class Checkpoints:
+    """The checkpoints of one part; where there is no folder for them, none is kept."""
+
+    def __init__(self, manager: Any) -> None:
+        """Takes what `_files.open_directory` gives, or None."""
+        self._manager = manager
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Returns the step and the tree of the last good checkpoint.
+
+        Args:
+          like: a tree of the same structure and types.
+
+        Warns:
+          RuntimeWarning: a checkpoint is damaged.
+        """
+        if self._manager is None:
+            return None
+        return _files.restore_latest(self._manager, lambda step: like, {})
+
+    def save(self, step: int, tree: Any) -> None:
+        """Writes a checkpoint after so many steps; the one before it stays."""
+        if self._manager is not None:
+            _files.save(self._manager, step, tree, {})
 
 
-def remove_checkpoints(path: Path) -> None:
-    """Removes the checkpoints on the way to the part of this path, once it is stored itself."""
-    for checkpoint in _checkpoints(path):
-        checkpoint.unlink()
+@contextlib.contextmanager
+def open_checkpoints(folder: Path | None) -> Iterator[Checkpoints]:
+    """Opens the checkpoints of a part, which are its own: its folder has its digest."""
+    if folder is None:
+        yield Checkpoints(None)
+    else:
+        with _files.open_directory(folder) as manager:
+            yield Checkpoints(manager)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes an archive of arrays."""
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that results depend on, for the configuration of a part."""
+    """Returns the versions that results depend on."""
     return {
         "hyperlr": hyperlr.__version__,
         "jax": jax.__version__,
@@ -133,23 +180,40 @@ def versions() -> dict[str, str]:
     }
 
 
-def data_digest(*arrays: np.ndarray) -> str:
+def digest(*arrays: Any) -> str:
     """Returns a digest of arrays, their shapes and dtypes."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    whole = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        whole.update(f"{array.dtype} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()[:16]
 
 
-def _digest(config: Any) -> str:
-    content = json.dumps(config, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def plain(value: Any) -> Any:
+    """Returns a value made of dicts, lists, strings, numbers, booleans and None.
+
+    A float32 number becomes the shortest one that is the same in float32 (0.894, and not
+    0.8939999938011169); one that is not finite becomes None.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
+        array = np.asarray(value)
+        return plain((array.astype(str).astype(float) if _is_short(array) else array).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
-def _digest_of_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+def _is_short(array: np.ndarray) -> bool:
+    return array.dtype in (np.float16, np.float32)
+
+
+def _digest_of_part(path: Path, arrays: Mapping[str, Any]) -> str:
     names = sorted(arrays)
-    return data_digest(np.asarray([path.name, *names]), *(np.asarray(arrays[x]) for x in names))
+    return digest([path.name, *names], *(arrays[name] for name in names))
 
 
 def _is_intact(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
@@ -157,8 +221,24 @@ def _is_intact(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
     return _DIGEST in arrays and str(arrays[_DIGEST]) == _digest_of_part(path, others)
 
 
-def _checkpoints(path: Path) -> list[Path]:
-    """Returns the checkpoints of a part, from the first step to the last."""
-    found = path.parent.glob(f"{path.stem}.checkpoint*.npz")
-    steps = {file: file.stem.rpartition(".checkpoint")[2] for file in found}
-    return sorted((file for file in steps if steps[file].isdigit()), key=lambda x: int(steps[x]))
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of processes that are no more."""
+    for path in folder.glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if match and not _is_running(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process has this number; on Windows, where asking would end it, always."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,84 +1,41 @@
-"""What the experiments show on the terminal: a progress bar and a table of the results."""
+"""How numbers stand in the tables on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 
-def progress_bar(console: Console) -> Progress:
-    """Returns a progress bar that tells the time gone and the time left."""
-    return Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
+def new(title: str, headings: Sequence[str]) -> Table:
+    """Returns a table with names in the first column and numbers in the others.
 
-
-def results_table(
-    title: str, methods: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]
-) -> Table:
-    """Returns the table of the methods of metrics.json.
-
-    Mean and standard deviation are over the seeds that did not diverge; how many did is in a column
-    of its own.
-
-    Args:
-      title: above the table.
-      methods: name to `val_accuracy`, `test_accuracy`, `val_loss`, `diverged` (a list, one entry a
-        seed, each) and `step_size`, `seconds`.
-      labels: name to what the table calls it.
+    Narrow enough for a terminal of 80 columns.
     """
-    # Narrow enough for a terminal of 80 columns.
     table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    for heading in (
-        "step\nsize",
-        "validation\naccuracy",
-        "test\naccuracy",
-        "val.\nloss",
-        "diverged",
-        "time",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, method in methods.items():
-        diverged = np.asarray(method["diverged"], bool)
-        table.add_row(
-            labels[name],
-            f"{method['step_size']:g}" if method["step_size"] else "",
-            _percent(method["val_accuracy"], ~diverged),
-            _percent(method["test_accuracy"], ~diverged),
-            _mean(method["val_loss"], ~diverged),
-            f"{diverged.sum()} of {diverged.size}",
-            f"{method['seconds']:.0f} s",
-        )
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
     return table
 
 
-def _percent(values: Any, keep: np.ndarray) -> str:
-    kept = 100 * np.asarray(values, float)[keep]
+def seeds(number: int) -> str:
+    """Returns `1 seed`, or `5 seeds`."""
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
+def percent(values: Any, diverged: Any, spread: bool = True) -> str:
+    """Returns the mean, over the seeds, of accuracies in percent.
+
+    Args:
+      values: one a seed.
+      diverged: whether each seed diverged. These do not count; how many they are is in brackets.
+      spread: whether to add the standard deviation.
+    """
+    lost = np.asarray(diverged, bool)
+    kept = 100 * np.asarray(values, float)[~lost]
     if not kept.size:
         return "diverged"
-    if kept.size == 1:
-        return f"{kept[0]:.1f}%"
-    return f"{kept.mean():.1f} ± {kept.std(ddof=1):.1f}%"
-
-
-def _mean(values: Any, keep: np.ndarray) -> str:
-    kept = np.asarray(values, float)[keep]
-    return f"{kept.mean():.3f}" if kept.size else "diverged"
+    text = f"{kept.mean():.1f}" + (f" ± {kept.std(ddof=1):.1f}" if spread and kept.size > 1 else "")
+    return text + (f" ({lost.sum()} div.)" if lost.any() else "")

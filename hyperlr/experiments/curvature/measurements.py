@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import hyperlr
 from hyperlr import curvature
 from hyperlr.experiments import models, training
+from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.methods import LEARNING_RATE
-from hyperlr.experiments.precision import float64
+from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
+from hyperlr.experiments.surfaces.functions import beale
 
 SPECTRUM = (10.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05)
 """Eigenvalues of the quadratic, whose L is the largest."""
@@ -22,8 +22,9 @@ FACTORS = (0.5, 1.0, 1.9, 1.99, 2.0, 2.01, 2.1)
 """The step sizes of descent on the quadratic, in units of 1/L."""
 NUM_DIGITS = 200
 """How many digits the loss of the network is measured on."""
-MARTHE = "MARTHE (μ = 0.99)"
+METHOD = "marthe_fixed"
 """The method whose sharpness is followed."""
+LABEL = METHODS[METHOD].label
 HYPER_LEARNING_RATE = 1e-3
 """Its β."""
 
@@ -68,6 +69,13 @@ class Descent(NamedTuple):
     lipschitz: float
     """L: the largest |λ(H)| on the way, or a bound on it."""
 
+    @property
+    def share_of_bound(self) -> np.ndarray:
+        """min ‖g‖² over the O(1/t) bound, [T]; the bound holds where it is at most 1."""
+        steps = np.arange(1, len(self.values))
+        smallest = np.minimum.accumulate(self.squared_norms)[:-1]
+        return smallest * steps / (2 * self.lipschitz * self.values[0])
+
 
 class Sharpness(NamedTuple):
     """A MARTHE run, and the curvature measured along it on digits that stay the same."""
@@ -83,6 +91,24 @@ class Sharpness(NamedTuple):
     losses: np.ndarray
     """[M]."""
 
+    @property
+    def rates(self) -> np.ndarray:
+        """The learning rate of the step at every measurement, [M]; after the last, the last."""
+        return self.learning_rates[np.minimum(self.steps, len(self.learning_rates) - 1)]
+
+
+class Study(NamedTuple):
+    """All that is measured."""
+
+    one_step: dict[str, OneStep]
+    """On the quadratic, on Beale and on the network."""
+    on_quadratic: dict[float, Descent]
+    """ε in units of 1/L → descent."""
+    bounded: dict[str, Descent]
+    """With ε = 1/L, on the quadratic, on Beale and on the network."""
+    sharpness: Sharpness
+    """Along a MARTHE run."""
+
 
 def quadratic(point: jax.Array) -> jax.Array:
     """½ wᵀHw with H of eigenvalues SPECTRUM in a rotated basis; minimum 0 at 0."""
@@ -92,8 +118,11 @@ def quadratic(point: jax.Array) -> jax.Array:
     return 0.5 * point @ (matrix @ point)
 
 
-QUADRATIC_START = np.ones(len(SPECTRUM))
-BEALE_START = np.array([2.0, 0.8])
+SURFACES: dict[str, tuple[Loss, np.ndarray]] = {
+    "quadratic": (quadratic, np.ones(len(SPECTRUM))),
+    "beale": (beale, np.array([2.0, 0.8])),
+}
+"""Losses in float64, and the start on each."""
 
 
 def network(data: Data, settings: Settings) -> tuple[Loss, models.Params]:
@@ -164,17 +193,13 @@ def descend(
     return Descent(np.array(values), np.array(squared_norms), lipschitz)
 
 
-def descents_on_quadratic(settings: Settings) -> dict[float, Descent]:
-    """Descends the quadratic with ε = factor / L for each of FACTORS."""
+def descent_on_quadratic(factor: float, num_steps: int) -> Descent:
+    """Descends the quadratic with ε = factor / L."""
+    loss, point = SURFACES["quadratic"]
     with float64():
-        start = jnp.asarray(QUADRATIC_START)
-        lipschitz = float(curvature.lipschitz_constant(quadratic, start, tolerance=1e-10))
-        return {
-            factor: descend(
-                quadratic, start, factor / lipschitz, settings.quadratic_steps
-            )._replace(lipschitz=lipschitz)
-            for factor in FACTORS
-        }
+        start = jnp.asarray(point)
+        lipschitz = float(curvature.lipschitz_constant(loss, start, tolerance=1e-10))
+        return descend(loss, start, factor / lipschitz, num_steps)._replace(lipschitz=lipschitz)
 
 
 def descent_with_bound(loss: Loss, params: Any, num_steps: int, *, lipschitz_every: int) -> Descent:
@@ -203,20 +228,21 @@ _MARGIN = 1.1
 
 
 def follow_marthe(
-    data: Data, settings: Settings, on_progress: Callable[[int], None] = lambda steps: None
+    data: Data, settings: Settings, on_progress: Callable[[float], None] = lambda share: None
 ) -> Sharpness:
     """Trains the network with MARTHE, and measures curvature on the way.
 
     Args:
       data: the digits.
       settings: sizes.
-      on_progress: called with the number of steps made since the last call.
+      on_progress: called with the share of the steps made since the last call.
     """
     loss, _ = network(data, settings)
     lanes = _one_lane(data, settings)
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
     params = jax.tree.map(lambda w: w[0], lanes.params)
-    state = jax.jit(_marthe(HYPER_LEARNING_RATE).init)(params)
+    make = maker(METHOD, optax.sgd, LEARNING_RATE, settings.marthe_steps)
+    state = jax.jit(make(HYPER_LEARNING_RATE).init)(params)
 
     @jax.jit
     def measure(params: Any) -> tuple[jax.Array, ...]:
@@ -227,7 +253,7 @@ def follow_marthe(
     @jax.jit
     def advance(params: Any, state: Any, train: jax.Array, val: jax.Array) -> Any:
         beta = jnp.asarray(HYPER_LEARNING_RATE, jnp.float32)
-        return training.train_steps(_marthe, params, state, beta, images, labels, train, val)
+        return training.train_steps(make, params, state, beta, images, labels, train, val)
 
     learning_rates, measured = [], [measure(params)]
     every = settings.sharpness_every
@@ -239,7 +265,7 @@ def follow_marthe(
         params, state, records = advance(params, state, train, val)
         learning_rates.append(np.asarray(records["learning_rate"]))
         measured.append(measure(params))
-        on_progress(every)
+        on_progress(len(records["learning_rate"]) / settings.marthe_steps)
     lipschitz, along_gradient, losses = (np.array(column) for column in zip(*measured, strict=True))
     return Sharpness(
         learning_rates=np.concatenate(learning_rates),
@@ -247,12 +273,6 @@ def follow_marthe(
         lipschitz=lipschitz,
         along_gradient=along_gradient,
         losses=losses,
-    )
-
-
-def _marthe(hyper_learning_rate: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(
-        optax.sgd, LEARNING_RATE, hyper_learning_rate=hyper_learning_rate, discount=0.99
     )
 
 

@@ -1,13 +1,13 @@
 """Readers of CIFAR-10's and CIFAR-100's binary formats, and the split for training."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hyperlr.experiments.data import DATA_DIR_VARIABLE
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.data.directory import VARIABLE, data_directory
+from hyperlr.experiments.data.images import Data
 
 SHAPE = (32, 32, 3)
 _NUM_PIXELS = 3 * 32 * 32
@@ -44,24 +44,7 @@ CIFAR100 = Format(
 )
 
 
-class Images(NamedTuple):
-    """Labelled colour images; a run draws its training and validation images from `images`."""
-
-    source: str
-    """Where the images come from, in words."""
-    images: np.ndarray
-    """uint8 [N, 32, 32, 3]."""
-    labels: np.ndarray
-    """int32 [N]."""
-    test_images: np.ndarray
-    """uint8 [M, 32, 32, 3]; for reports alone, never for E."""
-    test_labels: np.ndarray
-    """int32 [M]."""
-    num_classes: int
-    """10 or 100."""
-
-
-def load(form: Format, data_dir: Path | None) -> Images:
+def load(form: Format, data_dir: Path | None) -> Data:
     """Loads the training and test images of a data set.
 
     Args:
@@ -72,19 +55,21 @@ def load(form: Format, data_dir: Path | None) -> Images:
     Raises:
       InputError: no directory is named, a file is missing, cut short or not what its name says.
     """
-    origin = "--data-dir"
-    if data_dir is None:
-        origin, from_environment = DATA_DIR_VARIABLE, os.environ.get(DATA_DIR_VARIABLE)
-        if not from_environment:
-            raise InputError(
-                f"{form.name} does not come with hyperlr: pass --data-dir (or set "
-                f"{DATA_DIR_VARIABLE}) with the directory that holds {form.folder}, the binary "
-                "version from https://www.cs.toronto.edu/~kriz/cifar.html"
-            )
-        data_dir = Path(from_environment)
-    if not data_dir.is_dir():
-        raise InputError(f"{origin} names {data_dir}, which is no directory")
-    folder = _folder_with_files(form, data_dir, origin)
+    directory = data_directory(data_dir)
+    if directory is None:
+        raise InputError(
+            f"{form.name} does not come with hyperlr: pass --data-dir (or set {VARIABLE}) with the "
+            f"directory that holds {form.folder}, the binary version from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html"
+        )
+    origin, folders = directory.origin, (form.folder, ".")
+    names = (*form.train_files, form.test_file)
+    folder = directory.folder_with(folders, names)
+    if folder is None:
+        raise InputError(
+            f"{origin}: none of {form.name}'s files ({', '.join(names)}) is in "
+            f"{directory.places(folders)}; put them there"
+        )
     train = [read(folder / name, form) for name in form.train_files if (folder / name).is_file()]
     if not train or not (folder / form.test_file).is_file():
         missing = form.test_file if train else form.train_files[0]
@@ -93,13 +78,16 @@ def load(form: Format, data_dir: Path | None) -> Images:
     test_images, test_labels = read(folder / form.test_file, form)
     if len(images) < 2:
         raise InputError(f"{folder}: one training image cannot be split; name a larger data set")
-    return Images(
+    num_val = max(1, len(images) // 10)
+    return Data(
         source=f"{form.name}: {len(images):,} images in {folder}",
         images=images,
         labels=labels,
         test_images=test_images,
         test_labels=test_labels,
         num_classes=form.num_classes,
+        num_train=len(images) - num_val,
+        num_val=num_val,
     )
 
 
@@ -134,7 +122,7 @@ def read(path: Path, form: Format) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels
 
 
-def split_indices(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_indices(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a seed's training and validation images, nine to one.
 
     The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
@@ -142,9 +130,8 @@ def split_indices(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       (training, validation): int32 indices, disjoint.
     """
-    order = np.random.default_rng([seed, 0]).permutation(num_images).astype(np.int32)
-    num_val = max(1, num_images // 10)
-    return order[num_val:], order[:num_val]
+    order = np.random.default_rng([seed, 0]).permutation(len(data.images)).astype(np.int32)
+    return order[data.num_val :], order[: data.num_val]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,13 +143,3 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # A colour that never varies is left at zero, not divided by it.
     deviation = np.sqrt(np.where(variance > 1e-12, variance, 1.0))
     return mean.astype(np.float32), deviation.astype(np.float32)
-
-
-def _folder_with_files(form: Format, data_dir: Path, origin: str) -> Path:
-    for folder in (data_dir / form.folder, data_dir):
-        if any((folder / name).is_file() for name in (*form.train_files, form.test_file)):
-            return folder
-    raise InputError(
-        f"{origin}: none of {form.name}'s files ({', '.join((*form.train_files, form.test_file))}) "
-        f"is in {data_dir / form.folder} or {data_dir}; put them there"
-    )

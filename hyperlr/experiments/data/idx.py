@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
 
 # The third byte of a magic number is the type (8: unsigned byte), the fourth the number of sizes.
 _LABELS_MAGIC = 0x0801

@@ -1,20 +1,29 @@
-"""Section 5 of the paper: optimized and online schedules on a small set of digits."""
+"""Section 5 of the paper: what is trained on the digits, and what one method needs of another."""
 
 import functools
-import platform
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-import hyperlr
-from hyperlr.experiments import data, duration, grid, lrs, models, parts, report, search, training
-from hyperlr.experiments.methods import LEARNING_RATE, METHODS
+from hyperlr import optimizers
+from hyperlr.experiments import data as datasets
+from hyperlr.experiments import models, training
+from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
+from hyperlr.experiments.data import Data
+from hyperlr.experiments.digits import figures, grid, lrs_opt, search, summary
+from hyperlr.experiments.digits.outcomes import Outcomes, Search
+from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
+
+SEARCH_SEEDS = 3
+"""How many seeds a candidate must survive; no more than the experiment has."""
+
+# All others move plain gradient descent from η_0 = 0.01, as in the paper.
+_INNER: Mapping[str, tuple[Any, float | None]] = {
+    "adam": (optax.adam, 1e-3),
+    "auto": (optimizers.adam, None),
+}
 
 
 class Settings(NamedTuple):
@@ -22,10 +31,11 @@ class Settings(NamedTuple):
 
     num_seeds: int
     """Seeds 0, 1, … of the split, the initial weights and the minibatches."""
-    step_sizes: Mapping[str, tuple[float, ...]]
-    """Key of METHODS → the candidates of the search for its step size, in ascending order; so also
-    which methods are run. A method without a step size has one, which is not searched for."""
-    lrs: lrs.Settings | None
+    numbers: Mapping[str, tuple[float, ...]]
+    """Key of METHODS → the candidates for its β, κ or γ, of which a search takes one, or rates, of
+    which validation does; in ascending order. So also which methods are run; one without a number
+    has (0.0,)."""
+    lrs: lrs_opt.Settings | None
     """How LRS-OPT is run; None leaves it out."""
     num_steps: int = 512
     """T."""
@@ -34,246 +44,209 @@ class Settings(NamedTuple):
     hidden_widths: tuple[int, ...] = models.HIDDEN_WIDTHS
     """Units of the hidden layers."""
     search_steps: int = 128
-    """First steps in which a step size must not diverge; no more than T of them are made."""
+    """First steps in which a number must not diverge; no more than T of them are made."""
     neighbours: int | None = None
     """How many candidates on each side of the one that was found are trained to the end, too, to
     show how much depends on it; None: all."""
 
 
-PRESETS = {
-    "quick": Settings(
-        num_seeds=1,
-        step_sizes={name: method.coarse_grid for name, method in METHODS.items()},
-        # From a schedule that is good already, few iterations do.
-        lrs=lrs.Settings(
-            num_seeds=1,
-            start="marthe_scale_free",
-            num_iterations=8,
-            distance=1.25,
-            evaluate_every=2,
-        ),
-        neighbours=1,
+_NAMES = (
+    "constant", "constant_tuned", "cosine_tuned", "adam", "hd", "rtho", "marthe_fixed",
+    "marthe_mu", "marthe", "marthe_scale_free", "auto",
+)  # fmt: skip
+_QUICK = Settings(
+    num_seeds=1,
+    numbers={name: METHODS[name].coarse_grid or (0.0,) for name in _NAMES},
+    # From a schedule that is good already, few iterations do.
+    lrs=lrs_opt.Settings(
+        num_seeds=1, start="marthe_scale_free", num_iterations=8, distance=1.25, evaluate_every=2
     ),
+    neighbours=1,
+)
+PRESETS = {
+    "smoke": _QUICK._replace(
+        num_steps=16,
+        batch_size=20,
+        hidden_widths=(16,),
+        search_steps=8,
+        lrs=_QUICK.lrs._replace(num_iterations=2),  # type: ignore[union-attr]
+    ),
+    "quick": _QUICK,
     "paper": Settings(
         num_seeds=20,
-        step_sizes={name: method.grid for name, method in METHODS.items()},
-        lrs=lrs.Settings(
+        numbers={name: METHODS[name].grid or (0.0,) for name in _NAMES},
+        lrs=lrs_opt.Settings(
             num_seeds=4, start="constant", num_iterations=100, distance=4.5, evaluate_every=5
         ),
     ),
 }
 
 
-class Outcomes(NamedTuple):
-    """What came of all methods."""
-
-    searches: dict[str, search.Search]
-    """Online method → the search for its step size."""
-    grids: dict[str, grid.Grid]
-    """Method → all the step sizes that were trained to the end, on all seeds."""
-    chosen: dict[str, int]
-    """Method → the place among them of the one that the search found."""
-    optimized: list[lrs.Optimized]
-    """LRS-OPT, seed by seed; empty where it was left out."""
+def parts(settings: Settings, data: Data) -> list[Part]:
+    """Returns the searches, the groups of lanes of each method, and a part for each LRS-OPT."""
+    of_methods = [part for name in settings.numbers for part in _method_parts(name, settings, data)]
+    return [*of_methods, *_lrs_parts(settings, data)]
 
 
-def compute(settings: Settings, images: data.Data, folder: Path, console: Console) -> Outcomes:
-    """Trains with all methods, and optimizes schedules, unless that has been done before.
-
-    Args:
-      settings: what to run.
-      images: the data.
-      folder: where finished parts are kept. Those of the very same settings are not computed again.
-      console: where the duration and the progress go.
-
-    Warns:
-      RuntimeWarning: a finished part is damaged, and so is computed again.
-    """
-    make_lanes = functools.partial(
-        training.make_lanes,
-        images,
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        hidden_widths=settings.hidden_widths,
-    )
-    identity = _identity(settings, images)
-    at_once = grid.lanes_at_once(images, settings.hidden_widths)
-    searching = {
-        name: search.plan(
-            name,
-            candidates,
-            range(min(search.NUM_SEEDS, settings.num_seeds)),
-            min(settings.search_steps, settings.num_steps),
-            config=identity,
-            folder=folder,
-        )
-        for name, candidates in settings.step_sizes.items()
-        if METHODS[name].step_size_name
-    }
-
-    def plan(name: str, step_sizes: Sequence[float]) -> list[grid.Part]:
-        seeds = range(settings.num_seeds)
-        return grid.plan(name, step_sizes, seeds, at_once=at_once, config=identity, folder=folder)
-
-    planned = {
-        name: plan(name, _expected_sizes(settings, name, searching)) for name in settings.step_sizes
-    }
-    work = _work_left(settings, searching, planned)
-    _announce(folder, planned, work, images, make_lanes([0], [0.0]), console)
-    searches: dict[str, search.Search] = {}
-    grids, chosen, optimized = {}, {}, []
-    with report.progress_bar(console) as progress:
-        task = progress.add_task("", total=work)
-        for name, step_sizes in settings.step_sizes.items():
-            progress.update(task, description=METHODS[name].label)
-            advance = functools.partial(_advance, progress, task, METHODS[name].cost)
-            if name in searching:
-                searches[name] = search.run(
-                    searching[name], images, make_lanes, at_once=at_once, on_progress=advance
-                )
-                step_sizes = searches[name].neighbourhood(settings.neighbours)
-            grids[name] = grid.run(
-                name, images, step_sizes, plan(name, step_sizes), make_lanes, on_progress=advance
-            )
-            chosen[name] = step_sizes.index(searches[name].step_size) if name in searching else 0
-        for seed in _lrs_seeds(settings):
-            assert settings.lrs is not None
-            progress.update(task, description=f"LRS-OPT, seed {seed}")
-            start = _start(settings, grids, chosen, images, seed)
-            optimized.append(
-                lrs.optimize(
-                    images,
-                    seed,
-                    start,
-                    settings.lrs,
-                    make_lanes,
-                    lrs.result_path(folder, seed, start, settings.lrs, identity),
-                    functools.partial(_advance, progress, task, lrs.COST * settings.num_steps),
-                )
-            )
-        progress.update(task, description="all methods", completed=work)
-    return Outcomes(searches, grids, chosen, optimized)
+def outcomes(results: Results) -> Outcomes:
+    """Puts together what came of the parts."""
+    settings, data, arrays = results
+    grids, searches, chosen = {}, {}, {}
+    for name, candidates in settings.numbers.items():
+        found = arrays.get(f"search-{name}")
+        numbers = _numbers(settings, name, found)
+        groups = [arrays[each] for each in _groups(settings, data, name)]
+        grids[name] = grid.collect(groups, numbers, settings.num_seeds)
+        if found is not None:
+            searches[name] = Search(candidates, _search_seeds(settings), found)
+            chosen[name] = numbers.index(float(found["number"]))
+        else:
+            chosen[name] = grids[name].best(data.num_classes) if METHODS[name].symbol else 0
+    optimized = [
+        results.read(f"lrs_opt-{seed}", lrs_opt.Optimized)
+        for seed in range(_num_lrs_seeds(settings))
+    ]
+    return Outcomes(settings, data, searches, grids, chosen, optimized)
 
 
-def describe(settings: Settings, images: data.Data) -> dict[str, Any]:
-    """Returns the `config` of metrics.json: all that is needed to run the same again."""
-    return {
-        **_identity(settings, images),
-        "data": images.source,
-        "num_train": images.num_train,
-        "num_val": images.num_val,
-        "num_test": len(images.test_images),
-        "seeds": list(range(settings.num_seeds)),
-        "step_sizes": settings.step_sizes,
-        "search_steps": settings.search_steps,
-        "neighbours": settings.neighbours,
-        "lrs_opt": settings.lrs._asdict() if settings.lrs else None,
-        "device": jax.devices()[0].device_kind,
-    }
+def make_method(name: str, settings: Settings) -> training.MakeOptimizer:
+    """Returns what makes a method from its number."""
+    inner, rate = _INNER.get(name, (optax.sgd, LEARNING_RATE))
+    return maker(name, inner, rate, settings.num_steps)
 
 
-def _identity(settings: Settings, images: data.Data) -> dict[str, Any]:
-    """Returns what all methods have in common and their results depend on."""
-    arrays = (images.images, images.labels, images.test_images, images.test_labels)
-    return {
-        "experiment": "mnist",
-        "data_digest": parts.data_digest(*arrays),
-        "split": [images.num_train, images.num_val],
-        "num_steps": settings.num_steps,
-        "batch_size": settings.batch_size,
-        "hidden_widths": settings.hidden_widths,
-        "learning_rate": LEARNING_RATE,
-        "versions": {
-            "hyperlr": hyperlr.__version__,
-            "jax": jax.__version__,
-            "optax": optax.__version__,
-            "python": platform.python_version(),
-        },
-    }
+def _searched(name: str) -> bool:
+    return bool(METHODS[name].symbol) and not METHODS[name].tuned
 
 
-def _expected_sizes(
-    settings: Settings, name: str, searching: Mapping[str, search.Plan]
-) -> tuple[float, ...]:
-    """Returns the step sizes to train with, or as many others while they are not known."""
-    candidates = settings.step_sizes[name]
-    if name not in searching or settings.neighbours is None:
+def _search_seeds(settings: Settings) -> list[int]:
+    return list(range(min(SEARCH_SEEDS, settings.num_seeds)))
+
+
+def _numbers(settings: Settings, name: str, found: Arrays | None) -> tuple[float, ...]:
+    """Returns the numbers that a method is trained with."""
+    candidates = settings.numbers[name]
+    if found is None:
         return candidates
-    done = search.load(searching[name])
-    if done is not None:
-        return done.neighbourhood(settings.neighbours)
-    return candidates[: 2 * settings.neighbours + 1]
+    return search.neighbourhood(candidates, float(found["number"]), settings.neighbours)
 
 
-def _work_left(
-    settings: Settings,
-    searching: Mapping[str, search.Plan],
-    planned: Mapping[str, list[grid.Part]],
-) -> float:
-    """Returns the work of what is not finished; a plain step of one network is 1."""
-    online = sum(
-        METHODS[name].cost * len(part.lanes) * settings.num_steps
-        for name, planned_parts in planned.items()
-        for part in planned_parts
-        if not part.path.is_file()
-    )
-    online += sum(
-        METHODS[name].cost * each.num_steps * len(each.candidates) * len(each.seeds)
-        for name, each in searching.items()
-        if not each.path.is_file()
-    )
-    if settings.lrs is None:
-        return online
-    # A finished one passes at once: its start, and so its file, is not known yet.
-    iterations = settings.lrs.num_iterations * len(_lrs_seeds(settings))
-    return online + lrs.COST * settings.num_steps * iterations
+def _num_numbers(settings: Settings, name: str) -> int:
+    """Returns how many numbers a method is trained with at most, before they are known."""
+    candidates = len(settings.numbers[name])
+    if settings.neighbours is None or not _searched(name):
+        return candidates
+    return min(candidates, 2 * settings.neighbours + 1)
 
 
-def _announce(
-    folder: Path,
-    planned: Mapping[str, list[grid.Part]],
-    work: float,
-    images: data.Data,
-    lanes: training.Lanes,
-    console: Console,
-) -> None:
-    """Says what is there already, and how long the rest will take."""
-    files = set(folder.glob("*.npz")) - set(folder.glob(f"{search.PREFIX}*"))
-    wanted = {part.path for planned_parts in planned.values() for part in planned_parts}
-    if files & wanted:
-        console.print(
-            f"{len(files & wanted)} of {len(wanted)} parts of the grid are finished in {folder}",
-            soft_wrap=True,
+def _groups(settings: Settings, data: Data, name: str) -> list[str]:
+    """Returns the names of the parts that hold the lanes of a method."""
+    at_once = training.lanes_at_once(data, settings.hidden_widths)
+    num_lanes = _num_numbers(settings, name) * settings.num_seeds
+    return [f"{name}-{group}" for group in range(grid.num_groups(num_lanes, at_once))]
+
+
+def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
+    method, make = METHODS[name], make_method(name, settings)
+    candidates, seeds = settings.numbers[name], list(range(settings.num_seeds))
+    at_once = training.lanes_at_once(data, settings.hidden_widths)
+    make_lanes = training.lanes_maker(settings, data)
+    searched = f"search-{name}" if _searched(name) else None
+    determined_by = training.size_of(settings) | {"method": name, "candidates": candidates}
+    if searched:
+        search_seeds = _search_seeds(settings)
+        num_steps = min(settings.search_steps, settings.num_steps)
+
+        def find(work: Work) -> Arrays:
+            lanes = make_lanes(search_seeds, [0.0] * len(search_seeds))
+            lanes = lanes._replace(
+                train_batches=lanes.train_batches[:, :num_steps],
+                val_batches=lanes.val_batches[:, :num_steps],
+            )
+            return search.search(
+                make, data, lanes, candidates, margin=method.margin, at_once=at_once
+            )
+
+        yield Part(
+            searched,
+            f"{method.label}: {method.symbol}",
+            method.cost * num_steps * len(candidates) * len(search_seeds),
+            determined_by
+            | {"seeds": search_seeds, "search_steps": num_steps, "margin": method.margin},
+            find,
         )
-    elif any(not path.name.startswith("lrs_opt") for path in files):
-        console.print(
-            f"The parts in {folder} are of other settings, and are left alone: starting anew",
-            soft_wrap=True,
+    names = _groups(settings, data, name)
+
+    def train(group: int, work: Work) -> Any:
+        numbers = _numbers(settings, name, work.needed[searched] if searched else None)
+        pairs = grid.lanes_of(numbers, seeds, group, at_once)
+        return grid.train_group(make, data, pairs, make_lanes, method.share, work.advance)
+
+    num_lanes = _num_numbers(settings, name) * settings.num_seeds
+    for group, part in enumerate(names):
+        yield Part(
+            part,
+            method.label,
+            method.cost * settings.num_steps * num_lanes / len(names),
+            determined_by | {"seeds": seeds, "neighbours": settings.neighbours, "group": group},
+            functools.partial(train, group),
+            {searched: ["number"]} if searched else {},
         )
-    seconds = work * duration.seconds_per_step(images, lanes)
-    console.print(f"This will take about {duration.in_words(seconds)} on this machine")
 
 
-def _lrs_seeds(settings: Settings) -> range:
-    return range(min(settings.lrs.num_seeds, settings.num_seeds) if settings.lrs else 0)
+def _num_lrs_seeds(settings: Settings) -> int:
+    return min(settings.lrs.num_seeds, settings.num_seeds) if settings.lrs else 0
 
 
-def _start(
-    settings: Settings,
-    grids: Mapping[str, grid.Grid],
-    chosen: Mapping[str, int],
-    images: data.Data,
-    seed: int,
-) -> np.ndarray:
-    """Returns the schedule that LRS-OPT starts from; η_0 everywhere if the wanted one diverged."""
-    name = settings.lrs.start if settings.lrs else "constant"
-    if name in grids:
-        trained = grid.at_size(grids[name], chosen[name])
-        if not training.diverged(trained, images.num_classes)[seed]:
-            return trained.records["learning_rate"][seed]
-    return np.full(settings.num_steps, LEARNING_RATE, np.float32)
+def _lrs_parts(settings: Settings, data: Data) -> Iterator[Part]:
+    for seed in range(_num_lrs_seeds(settings)):
+        assert settings.lrs is not None
+        how, start = settings.lrs, settings.lrs.start
+        needs: dict[str, list[str]] = {}
+        if start in settings.numbers and start != "constant":
+            arrays = ["records/learning_rate", *training.Trained._fields]
+            needs = dict.fromkeys(_groups(settings, data, start), arrays)
+            needs |= {f"search-{start}": ["number"]} if _searched(start) else {}
+        yield Part(
+            f"lrs_opt-{seed}",
+            f"LRS-OPT, seed {seed}",
+            METHODS["lrs_opt"].cost * settings.num_steps * how.num_iterations,
+            training.size_of(settings) | {"seed": seed, "lrs": how._replace(num_seeds=1)._asdict()},
+            functools.partial(_optimize, settings, data, seed),
+            needs,
+        )
 
 
-def _advance(progress: Progress, task: TaskID, cost: float, steps: int) -> None:
-    """Moves the bar by a number of steps, each weighted by what it costs."""
-    progress.advance(task, steps * cost)
+def _optimize(settings: Settings, data: Data, seed: int, work: Work) -> lrs_opt.Optimized:
+    assert settings.lrs is not None
+    start = np.full(settings.num_steps, LEARNING_RATE, np.float32)
+    if work.needed:
+        name = settings.lrs.start
+        found = work.needed.get(f"search-{name}")
+        numbers = _numbers(settings, name, found)
+        groups = [work.needed[each] for each in _groups(settings, data, name)]
+        lanes = grid.collect(groups, numbers, settings.num_seeds)
+        index = (
+            numbers.index(float(found["number"]))
+            if found is not None
+            else lanes.best(data.num_classes)
+        )
+        trained = lanes.at(index)
+        # η_0 everywhere where that run diverged.
+        if not training.diverged(trained, data.num_classes)[seed]:
+            start = trained.records["learning_rate"][seed]
+    lane = training.lanes_maker(settings, data)([seed], [start])
+    return lrs_opt.optimize(data, seed, start, settings.lrs, lane, work)
+
+
+EXPERIMENT = Experiment(
+    name="mnist",
+    title="Schedules of the learning rate on a small set of digits",
+    presets=PRESETS,
+    load=datasets.load,
+    parts=parts,
+    summarize=lambda results: summary.summarize(outcomes(results)),
+    figures=lambda results: figures.figures(outcomes(results)),
+    table=summary.table,
+    unit_seconds=training.seconds_per_step,
+)

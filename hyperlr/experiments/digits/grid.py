@@ -1,174 +1,104 @@
-"""One online method over a grid of step sizes and seeds, all of it by one compiled program."""
+"""One method with several numbers and seeds, trained side by side in groups that fit in memory."""
 
-import functools
-import itertools
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from hyperlr.experiments import parts, training
+from hyperlr.experiments import training
+from hyperlr.experiments.core.arrays import unpack
+from hyperlr.experiments.core.experiment import Arrays
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.methods import METHODS
-
-# What the weights, the tangent, the gradients and their temporaries take, in copies of the weights.
-_COPIES_OF_WEIGHTS = 12
-_MEMORY = 1_000_000_000  # bytes
-
-
-class Part(NamedTuple):
-    """Lanes that are trained side by side, and the file that keeps what came of them."""
-
-    path: Path
-    lanes: tuple[tuple[float, int], ...]
-    """The step size and the seed of every lane."""
 
 
 class Grid(NamedTuple):
-    """What one method did on G step sizes and S seeds."""
+    """What one method did with G numbers on S seeds."""
 
-    step_sizes: tuple[float, ...]
-    """[G]."""
+    numbers: tuple[float, ...]
+    """β, κ, γ or η, [G]."""
     trained: training.Trained
-    """G * S lanes: the seeds of the first step size, then those of the next."""
+    """G * S lanes: the seeds of the first number, then those of the next."""
     seconds: float
     """Wall time, with compilation."""
 
-    def by_size(self, lanes: np.ndarray) -> np.ndarray:
+    def by_number(self, lanes: np.ndarray) -> np.ndarray:
         """Returns an array of G * S lanes as [G, S, ...]."""
-        return lanes.reshape(len(self.step_sizes), -1, *lanes.shape[1:])
+        return lanes.reshape(len(self.numbers), -1, *lanes.shape[1:])
+
+    def at(self, index: int) -> training.Trained:
+        """Returns the lanes of one number, one a seed."""
+        num_seeds = len(self.trained.test_loss) // len(self.numbers)
+        return training.select(self.trained, slice(index * num_seeds, (index + 1) * num_seeds))
+
+    def mean_accuracies(self, num_classes: int, diverged_as: float = np.nan) -> np.ndarray:
+        """Returns the validation accuracy of every number, [G], a mean over the seeds.
+
+        Args:
+          num_classes: number of classes.
+          diverged_as: what a network that diverged counts for; with NaN, one of them makes the mean
+            NaN.
+        """
+        lost = self.by_number(training.diverged(self.trained, num_classes))
+        accuracies = self.by_number(self.trained.val_accuracy[:, -1])
+        return np.where(lost, diverged_as, accuracies).mean(axis=1)
+
+    def best(self, num_classes: int) -> int:
+        """Returns the index of the best mean validation accuracy; divergence counts as 0."""
+        return int(np.argmax(self.mean_accuracies(num_classes, diverged_as=0.0)))
 
 
-def plan(
-    name: str,
-    step_sizes: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    at_once: int,
-    config: Mapping[str, Any],
-    folder: Path,
-) -> list[Part]:
-    """Divides every pair of a step size and a seed into parts of at most so many lanes.
+def num_groups(num_lanes: int, at_once: int) -> int:
+    """Returns into how many groups so many lanes are divided."""
+    return math.ceil(num_lanes / at_once)
 
-    All parts have the same number of lanes, and so share one compiled program; the last lane is
-    repeated to fill up the last part.
 
-    Args:
-      name: key of METHODS.
-      step_sizes: β, κ or γ, [G].
-      seeds: the seeds, [S].
-      at_once: how many lanes fit in memory.
-      config: all else that determines the results.
-      folder: where the parts are kept.
+def lanes_of(
+    numbers: Sequence[float], seeds: Sequence[int], group: int, at_once: int
+) -> list[tuple[float, int]]:
+    """Returns the (number, seed) of every lane of a group; none of one past the last.
+
+    All groups have the same number of lanes, and so share one compiled program; the last lane is
+    repeated to fill up the last group.
     """
-    pairs = [(size, seed) for size in step_sizes for seed in seeds]
-    length = math.ceil(len(pairs) / math.ceil(len(pairs) / at_once))
-    pairs += pairs[-1:] * (-len(pairs) % length)
-    planned = []
-    for start in range(0, len(pairs), length):
-        lanes = tuple(pairs[start : start + length])
-        path = parts.part_path(folder, name, {**config, "method": name, "lanes": lanes})
-        planned.append(Part(path, lanes))
-    return planned
+    pairs = [(number, seed) for number in numbers for seed in seeds]
+    length = math.ceil(len(pairs) / num_groups(len(pairs), at_once))
+    lanes = pairs[group * length : (group + 1) * length]
+    return lanes + lanes[-1:] * (length - len(lanes))
 
 
-def run(
-    name: str,
-    images: Data,
-    step_sizes: Sequence[float],
-    planned: Sequence[Part],
+def train_group(
+    make: training.MakeOptimizer,
+    data: Data,
+    pairs: Sequence[tuple[float, int]],
     make_lanes: Callable[[Sequence[int], Sequence[float]], training.Lanes],
-    on_progress: Callable[[int], None] = lambda steps: None,
-) -> Grid:
-    """Trains the parts that are not finished; each is stored as soon as it is.
+    share: float | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> training.Trained | dict[str, np.ndarray]:
+    """Trains a group, and returns its lanes; an empty dict where it has none.
 
     Args:
-      name: key of METHODS.
-      images: the data.
-      step_sizes: those that `planned` was made for.
-      planned: what `plan` returned.
-      make_lanes: makes lanes from seeds and step sizes.
-      on_progress: called with the number of steps made since the last call, over all lanes.
+      make: makes the method from its number.
+      data: the digits.
+      pairs: what `lanes_of` returned.
+      make_lanes: makes lanes from seeds and numbers.
+      share: as for `training.train_steps`.
+      on_progress: called with the share of the steps made since the last call.
     """
-    finished = []
-    for part in planned:
-        arrays = parts.load_part(part.path)
-        if arrays is None:
-            start = time.perf_counter()
-            sizes, seeds = zip(*part.lanes, strict=True)
-            advance = functools.partial(_scaled, on_progress, len(part.lanes))
-            trained = training.train(
-                METHODS[name].make, images, make_lanes(seeds, sizes), on_progress=advance
-            )
-            arrays = to_arrays(trained) | {"seconds": np.asarray(time.perf_counter() - start)}
-            parts.save_part(part.path, arrays)
-        finished.append(arrays)
-    trained = training.concatenate([from_arrays(arrays) for arrays in finished])
-    # Without the lanes that fill up the last part.
-    num_pairs = len(dict.fromkeys(pair for part in planned for pair in part.lanes))
-    return Grid(
-        tuple(step_sizes),
-        training.select(trained, slice(num_pairs)),
-        sum(float(arrays["seconds"]) for arrays in finished),
+    if not pairs:
+        return {}
+    numbers, seeds = zip(*pairs, strict=True)
+    lanes = make_lanes(seeds, numbers)
+    return training.train(make, data, lanes, share=share, on_progress=on_progress)
+
+
+def collect(groups: Sequence[Arrays], numbers: tuple[float, ...], num_seeds: int) -> Grid:
+    """Puts the groups of one method together again."""
+    trained = training.concatenate(
+        [unpack(training.Trained, arrays) for arrays in groups if "test_loss" in arrays]
     )
-
-
-def best(grid: Grid, num_classes: int) -> int:
-    """Returns the place of the step size with the best mean validation accuracy.
-
-    A network that diverged counts with accuracy 0.
-    """
-    return int(np.argmax(mean_accuracies(grid, num_classes, diverged_as=0.0)))
-
-
-def mean_accuracies(grid: Grid, num_classes: int, diverged_as: float = np.nan) -> np.ndarray:
-    """Returns the validation accuracy of every step size, [G], a mean over the seeds.
-
-    Args:
-      grid: what the method did.
-      num_classes: number of classes.
-      diverged_as: what a network that diverged counts for; with NaN, one of them makes the mean
-        NaN.
-    """
-    lost = grid.by_size(training.diverged(grid.trained, num_classes))
-    accuracies = grid.by_size(grid.trained.val_accuracy[:, -1])
-    return np.where(lost, diverged_as, accuracies).mean(axis=1)
-
-
-def at_size(grid: Grid, place: int) -> training.Trained:
-    """Returns the lanes of one step size, one a seed."""
-    num_seeds = len(grid.trained.test_loss) // len(grid.step_sizes)
-    return training.select(grid.trained, slice(place * num_seeds, (place + 1) * num_seeds))
-
-
-def lanes_at_once(images: Data, hidden_widths: Sequence[int]) -> int:
-    """Returns how many networks are trained side by side, at least one."""
-    widths = (images.images.shape[1], *hidden_widths, images.num_classes)
-    num_weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(widths))
-    return max(1, _MEMORY // (4 * num_weights * _COPIES_OF_WEIGHTS))
-
-
-def to_arrays(trained: training.Trained) -> dict[str, np.ndarray]:
-    """Returns the arrays of lanes as one flat dict, for a file."""
-    arrays = {f"records/{name}": values for name, values in trained.records.items()}
-    return arrays | {
-        name: values for name, values in trained._asdict().items() if name != "records"
-    }
-
-
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> training.Trained:
-    """Returns the lanes that `to_arrays` made a dict of; it may hold other arrays, too."""
-    records = {
-        name.removeprefix("records/"): values
-        for name, values in arrays.items()
-        if name.startswith("records/")
-    }
-    others = {name: arrays[name] for name in training.Trained._fields if name != "records"}
-    return training.Trained(records=records, **others)
-
-
-def _scaled(on_progress: Callable[[int], None], factor: int, steps: int) -> None:
-    on_progress(factor * steps)
+    return Grid(
+        numbers,
+        training.select(trained, slice(len(numbers) * num_seeds)),
+        sum(float(arrays.get("seconds", 0.0)) for arrays in groups),
+    )

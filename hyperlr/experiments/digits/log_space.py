@@ -1,5 +1,6 @@
 """The rule that moves a whole schedule fast: Adam on log η, with smoothed, normalized gradients."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ class LogSpaceState(NamedTuple):
 _LARGEST_STEP = 0.5
 
 
+@functools.cache
 def smoothed_log_adam(
     distance: float, num_iterations: int, width: int
 ) -> optax.GradientTransformation:

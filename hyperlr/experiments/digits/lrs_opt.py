@@ -2,8 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +11,15 @@ import numpy as np
 import optax
 
 from hyperlr import offline
-from hyperlr.experiments import grid, models, parts, training
+from hyperlr.experiments import models, training
+from hyperlr.experiments.core.experiment import Work
+from hyperlr.experiments.core.store import open_checkpoints
 from hyperlr.experiments.data import Data, split_indices
-from hyperlr.experiments.log_space import smoothed_log_adam
+from hyperlr.experiments.digits.log_space import smoothed_log_adam
+from hyperlr.experiments.methods import following
 from hyperlr.schedules import from_array
 
-COST = 4.0
-"""Time of a hypergradient, over that of as many plain steps as the schedule has."""
+_NO_WORK = Work()
 
 
 class Settings(NamedTuple):
@@ -73,114 +74,110 @@ class Optimized(NamedTuple):
     """Wall time, with compilation and evaluations."""
 
 
-def result_path(
-    folder: Path, seed: int, start: np.ndarray, settings: Settings, config: Mapping[str, Any]
-) -> Path:
-    """Returns where the result of one seed is kept, whether it exists or not."""
-    identity = {
-        **config,
-        "method": "lrs_opt",
-        "seed": seed,
-        "start": parts.data_digest(start),
-        "settings": settings._replace(num_seeds=1)._asdict(),
-    }
-    return parts.part_path(folder, f"lrs_opt-seed{seed}", identity)
-
-
 def optimize(
-    images: Data,
+    data: Data,
     seed: int,
     start: np.ndarray,
     settings: Settings,
-    make_lanes: Callable[[Sequence[int], Sequence[Any]], training.Lanes],
-    path: Path,
-    on_progress: Callable[[int], None] = lambda steps: None,
+    lanes: training.Lanes,
+    work: Work = _NO_WORK,
 ) -> Optimized:
-    """Optimizes the schedule of one seed, from where an interrupted run stopped.
+    """Optimizes the schedule of one seed, from the last checkpoint where there is one.
 
     The initial weights and the split are those of the online methods' lanes; the minibatches are
     drawn afresh for every outer iteration.
 
     Args:
-      images: the data.
+      data: the digits.
       seed: settles the initial weights, the split and the draws.
       start: float32 [T], the schedule to start from, positive.
       settings: how LRS-OPT is run.
-      make_lanes: makes lanes from seeds and schedules.
-      path: where the result is kept, and beside it the last two checkpoints.
-      on_progress: called with the number of outer iterations done since the last call.
+      lanes: the one lane of this seed.
+      work: where its checkpoints are, and whom to tell of its progress.
     """
-    stored = parts.load_part(path)
-    if stored is not None:
-        parts.remove_checkpoints(path)
-        return _from_arrays(stored)
-    lanes = make_lanes([seed], [start])
     rule = smoothed_log_adam(settings.distance, settings.num_iterations, settings.width)
-    run = _resume(path, offline.init_outer_state(jnp.asarray(start, jnp.float32), rule))
-    on_progress(len(run.objectives))
-    step = _compiled_step(images, seed, lanes, rule)
+    step = _compiled_step(data, seed, lanes, rule)
     ends = [*range(0, settings.num_iterations, settings.evaluate_every), settings.num_iterations]
-    for end in ends[len(run.curve) :]:
-        while len(run.objectives) < end:
-            run = _iterate(step, run)
-            on_progress(1)
-        begun = time.perf_counter()
-        run = _evaluated(run, follow(images, lanes, run.state.schedule))
-        seconds = run.evaluation_seconds + time.perf_counter() - begun
-        run = run._replace(evaluation_seconds=seconds)
-        if end < settings.num_iterations:
-            parts.save_checkpoint(path, end, _run_to_arrays(run))
-    optimized = Optimized(
+    run, done = _start(start, rule, settings.num_iterations, len(ends)), 0
+    with open_checkpoints(work.checkpoints) as checkpoints:
+        restored = checkpoints.restore(run)
+        if restored is not None:
+            done, run = restored
+            work.advance(done / settings.num_iterations)
+        first = ends.index(done) + (restored is not None)
+        for index, end in enumerate(ends[first:], start=first):
+            for iteration in range(done, end):
+                run = _iterate(step, run, iteration)
+                work.advance(1 / settings.num_iterations)
+            done, begun = end, time.perf_counter()
+            run = _evaluated(run, index, done, follow(data, lanes, run.state.schedule))
+            run = run._replace(
+                evaluation_seconds=run.evaluation_seconds + time.perf_counter() - begun
+            )
+            if end < settings.num_iterations:
+                checkpoints.save(end, run)
+    return Optimized(
         start=np.asarray(start, np.float32),
-        trained=follow(images, lanes, run.best_schedule),
+        trained=follow(data, lanes, run.best_schedule),
         curve=Curve(*np.asarray(run.curve).T),
         objectives=np.asarray(run.objectives),
         num_skipped=int(run.state.num_skipped),
-        seconds=run.step_seconds + run.evaluation_seconds,
+        seconds=float(run.step_seconds + run.evaluation_seconds),
     )
-    parts.save_part(path, _to_arrays(optimized))
-    parts.remove_checkpoints(path)
-    return optimized
 
 
-def follow(images: Data, lanes: training.Lanes, schedule: Any) -> training.Trained:
+def follow(data: Data, lanes: training.Lanes, schedule: Any) -> training.Trained:
     """Trains one lane with a given schedule [T], by plain gradient descent."""
     lanes = lanes._replace(step_sizes=jnp.asarray(schedule, jnp.float32)[None])
-    trained = training.train(_following, images, lanes)
-    return trained._replace(records=trained.records | {"learning_rate": np.asarray(schedule)[None]})
+    return training.train(_following, data, lanes)
 
 
 def _following(schedule: jax.Array) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optax.sgd(from_array(schedule)))
+    return following(optax.sgd, from_array(schedule))
 
 
 class _Run(NamedTuple):
-    """An optimization on its way."""
+    """An optimization on its way, which is also its checkpoint."""
 
     state: offline.OuterState
-    objectives: tuple[float, ...]
-    """E of every outer iteration done."""
-    curve: tuple[tuple[float, ...], ...]
-    """Rows of `Curve`."""
+    objectives: np.ndarray
+    """float32 [iterations], E of every outer iteration; NaN of those to come."""
+    curve: np.ndarray
+    """float32 [C, 5], rows of `Curve`; NaN of those to come."""
     best_schedule: jax.Array
-    best_loss: float
+    best_loss: Any
     """Its validation loss; infinite before the first evaluation."""
-    step_seconds: float
-    evaluation_seconds: float
+    step_seconds: Any
+    evaluation_seconds: Any
+
+
+def _start(
+    start: np.ndarray, rule: optax.GradientTransformation, num_iterations: int, num_points: int
+) -> _Run:
+    schedule = jnp.asarray(start, jnp.float32)
+    return _Run(
+        state=offline.init_outer_state(schedule, rule),
+        objectives=np.full(num_iterations, np.nan, np.float32),
+        curve=np.full((num_points, len(Curve._fields)), np.nan, np.float32),
+        best_schedule=schedule,
+        best_loss=np.float32(np.inf),
+        step_seconds=np.float32(0.0),
+        evaluation_seconds=np.float32(0.0),
+    )
 
 
 def _compiled_step(
-    images: Data, seed: int, lanes: training.Lanes, rule: optax.GradientTransformation
+    data: Data, seed: int, lanes: training.Lanes, rule: optax.GradientTransformation
 ) -> Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]]:
     """Returns the outer iteration of one seed."""
-    train_indices, val_indices = split_indices(images, seed)
+    train_indices, val_indices = split_indices(data, seed)
     batch_size = lanes.train_batches.shape[2]
     arguments = (
         jax.tree.map(lambda x: x[0], lanes.params),
-        jnp.asarray(images.images[train_indices]),
-        jnp.asarray(images.labels[train_indices]),
-        jnp.asarray(images.images[val_indices]),
-        jnp.asarray(images.labels[val_indices]),
+        jnp.asarray(data.images[train_indices]),
+        jnp.asarray(data.labels[train_indices]),
+        jnp.asarray(data.images[val_indices]),
+        jnp.asarray(data.labels[val_indices]),
         # Not the key of the initial weights.
         jax.random.fold_in(jax.random.key(seed), 1),
     )
@@ -215,7 +212,7 @@ def _outer_step(
 
 
 def epoch_batches(key: jax.Array, num_images: int, num_steps: int, batch_size: int) -> jax.Array:
-    """Draws minibatches [num_steps, batch_size] as `batches.epoch_batches`, but inside a jit."""
+    """Draws minibatches [num_steps, batch_size] as `batches.epoch_batches`, but in a jit."""
     num_needed = num_steps * batch_size
     num_epochs = -(-num_needed // num_images)
     shuffle = jax.vmap(lambda key: jax.random.permutation(key, num_images))
@@ -226,74 +223,23 @@ def epoch_batches(key: jax.Array, num_images: int, num_steps: int, batch_size: i
 def _iterate(
     step: Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]],
     run: _Run,
+    iteration: int,
 ) -> _Run:
     begun = time.perf_counter()
     state, record = jax.block_until_ready(step(run.state))
-    return run._replace(
-        state=state,
-        objectives=(*run.objectives, float(record.value)),
-        step_seconds=run.step_seconds + time.perf_counter() - begun,
-    )
+    objectives = np.array(run.objectives)
+    objectives[iteration] = record.value
+    seconds = run.step_seconds + np.float32(time.perf_counter() - begun)
+    return run._replace(state=state, objectives=objectives, step_seconds=seconds)
 
 
-def _evaluated(run: _Run, trained: training.Trained) -> _Run:
-    """Adds a point to the curve, and keeps the schedule if none before was as good."""
-    loss = float(trained.val_loss[0, -1])
-    accuracy, test_accuracy = float(trained.val_accuracy[0, -1]), float(trained.test_accuracy[0])
-    point = (len(run.objectives), run.step_seconds, accuracy, loss, test_accuracy)
-    run = run._replace(curve=(*run.curve, point))
+def _evaluated(run: _Run, index: int, done: int, trained: training.Trained) -> _Run:
+    """Writes a point of the curve, and keeps the schedule if none before was as good."""
+    loss = trained.val_loss[0, -1]
+    curve = np.array(run.curve)
+    accuracies = trained.val_accuracy[0, -1], loss, trained.test_accuracy[0]
+    curve[index] = (done, run.step_seconds, *accuracies)
+    run = run._replace(curve=curve)
     if loss < run.best_loss:
         run = run._replace(best_schedule=jnp.asarray(run.state.schedule), best_loss=loss)
     return run
-
-
-def _resume(path: Path, fresh: offline.OuterState) -> _Run:
-    """Returns the run of the last good checkpoint, or one that has not begun."""
-    saved = parts.load_checkpoint(path)
-    if saved is None:
-        return _Run(fresh, (), (), jnp.asarray(fresh.schedule), np.inf, 0.0, 0.0)
-    leaves, structure = jax.tree.flatten(fresh)
-    leaves = [jnp.asarray(saved[f"state/{place}"]) for place in range(len(leaves))]
-    return _Run(
-        state=jax.tree.unflatten(structure, leaves),
-        objectives=tuple(saved["objectives"].tolist()),
-        curve=tuple(map(tuple, saved["curve"].tolist())),
-        best_schedule=jnp.asarray(saved["best_schedule"]),
-        best_loss=float(saved["best_loss"]),
-        step_seconds=float(saved["step_seconds"]),
-        evaluation_seconds=float(saved["evaluation_seconds"]),
-    )
-
-
-def _run_to_arrays(run: _Run) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves(run.state)
-    return {f"state/{place}": np.asarray(leaf) for place, leaf in enumerate(leaves)} | {
-        "objectives": np.asarray(run.objectives),
-        "curve": np.asarray(run.curve),
-        "best_schedule": np.asarray(run.best_schedule),
-        "best_loss": np.asarray(run.best_loss),
-        "step_seconds": np.asarray(run.step_seconds),
-        "evaluation_seconds": np.asarray(run.evaluation_seconds),
-    }
-
-
-def _to_arrays(optimized: Optimized) -> dict[str, np.ndarray]:
-    return {
-        "start": optimized.start,
-        "objectives": optimized.objectives,
-        "num_skipped": np.asarray(optimized.num_skipped),
-        "seconds": np.asarray(optimized.seconds),
-        **{f"curve/{name}": values for name, values in optimized.curve._asdict().items()},
-        **grid.to_arrays(optimized.trained),
-    }
-
-
-def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Optimized:
-    return Optimized(
-        start=arrays["start"],
-        trained=grid.from_arrays(arrays),
-        curve=Curve(*(arrays[f"curve/{name}"] for name in Curve._fields)),
-        objectives=arrays["objectives"],
-        num_skipped=int(arrays["num_skipped"]),
-        seconds=float(arrays["seconds"]),
-    )

@@ -1,15 +1,15 @@
 """`hyperlr adaptive`: what its page says of the optimizers is so, and its files are written."""
 
-import json
+import io
 
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from hyperlr.experiments import adaptive, adaptive_report
-from hyperlr.experiments.adaptive_methods import METHODS
-from hyperlr.experiments.cli import app
+from hyperlr.experiments.adaptive import descents as adaptive
+from hyperlr.experiments.adaptive.experiment import EXPERIMENT
+from hyperlr.experiments.adaptive.optimizers import OPTIMIZERS
+from hyperlr.experiments.core import runner
 
 ADAM_LIKE = ("adam", "adamax", "adam_max", "nadam")
 
@@ -20,11 +20,13 @@ def problem():
 
 
 @pytest.fixture(scope="module")
-def study(problem):
-    runs = []
-    study = adaptive.study(problem, on_progress=lambda: runs.append(1))
-    assert len(runs) == adaptive.NUM_RUNS
-    return study
+def results():
+    return runner.compute(EXPERIMENT, EXPERIMENT.presets["quick"], None)
+
+
+@pytest.fixture(scope="module")
+def study(results):
+    return adaptive.study(results.arrays)
 
 
 def gradients(problem, points):
@@ -119,29 +121,16 @@ def test_the_maximum_norm_steadies_the_rate_of_the_sparse_feature(study):
     assert 2 * swing["adam_max"] < swing["adam"]
 
 
-def test_run_writes_its_results(tmp_path, monkeypatch, study, capsys):
-    monkeypatch.setattr(adaptive, "study", lambda *args: study)
-    adaptive_report.run(tmp_path, Console(width=80))
-    assert "sparsity-scaled" in capsys.readouterr().out
-    figures = ["details.png", "effective_rates.png", "paths.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["README.md", "metrics.json", "schedules.npz", *figures]
-    )
-    for name in figures:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert f"]({name})" in (tmp_path / "README.md").read_text()
-    assert "nan" not in (tmp_path / "README.md").read_text()
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(metrics["methods"]) == set(METHODS)
-    # Gradient descent diverges at the largest rates, which JSON has no number for.
-    assert metrics["methods"]["gd"]["compared_gaps"][-1] > 1e100
-    schedules = np.load(tmp_path / "schedules.npz")
-    assert schedules["nadam/sparse"].shape == (1, adaptive.NUM_STEPS)
-
-
-def test_command_refuses_a_path_that_is_a_file(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    result = CliRunner().invoke(app, ["adaptive", "--out", str(path)])
-    assert result.exit_code == 2
-    assert "--out" in result.output
+def test_results(results):
+    summary = EXPERIMENT.summarize(results)
+    assert set(summary.methods) == set(OPTIMIZERS)
+    assert summary.arrays["schedules"]["nadam/sparse"].shape == (1, 300)
+    # Gradient descent diverges at the largest rates.
+    assert summary.methods["gd"]["compared_gaps"][-1] > 1e100
+    shown = EXPERIMENT.figures(results)
+    assert [each.name for each in shown] == ["paths", "effective_rates", "details"]
+    assert "nan" not in " ".join(paragraph for each in shown for paragraph in each.text)
+    (table,) = EXPERIMENT.table(summary)
+    text = io.StringIO()
+    Console(file=text, width=80).print(table)
+    assert "sparsity-scaled" in text.getvalue()

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperlr.experiments import cifar_methods, cifar_models
+from hyperlr.experiments.cifar import methods as cifar_methods
+from hyperlr.experiments.cifar import models as cifar_models
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,8 @@ def test_number_of_parameters(network, expected):
 def test_fixed_schedules_are_the_papers():
     inner = cifar_methods.INNER["momentum"]
     schedules = {
-        name: cifar_methods.rates(method, inner, 1_000).reshape(200, 5)
-        for name, method in cifar_methods.METHODS.items()
+        name: cifar_methods.rates(name, inner, 1_000).reshape(200, 5)
+        for name in cifar_methods.NUMBERS
     }
     for schedule in schedules.values():
         np.testing.assert_array_equal(schedule.min(axis=1), schedule.max(axis=1))
@@ -42,4 +43,4 @@ def test_fixed_schedules_are_the_papers():
     np.testing.assert_array_equal(schedules["marthe_zero"], 0.0)
     np.testing.assert_array_equal(schedules["marthe"], np.float32(0.1))
     adam = cifar_methods.INNER["adam"]
-    assert cifar_methods.rates(cifar_methods.METHODS["hd"], adam, 5)[0] == np.float32(3e-4)
+    assert cifar_methods.rates("hd", adam, 5)[0] == np.float32(3e-4)

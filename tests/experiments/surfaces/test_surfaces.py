@@ -1,5 +1,6 @@
 """The toy surfaces: their values, the paper's figures on them, and the files of `hyperlr toy`."""
 
+import io
 import json
 
 import jax
@@ -8,27 +9,28 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hyperlr.experiments import surfaces, toy, toy_report
-from hyperlr.experiments.errors import InputError
-from hyperlr.experiments.precision import float64
+from hyperlr.experiments.core import runner
+from hyperlr.experiments.core.precision import float64
+from hyperlr.experiments.surfaces import experiment as toy
+from hyperlr.experiments.surfaces import functions
 
 BEALE, BUKIN = toy.PROBLEMS["beale"], toy.PROBLEMS["bukin"]
 
 
 def test_surfaces_at_known_points(x64):
-    assert surfaces.beale(jnp.array([3.0, 0.5])) == 0.0
-    assert surfaces.beale(jnp.array([1.0, 1.0])) == 1.5**2 + 2.25**2 + 2.625**2
+    assert functions.beale(jnp.array([3.0, 0.5])) == 0.0
+    assert functions.beale(jnp.array([1.0, 1.0])) == 1.5**2 + 2.25**2 + 2.625**2
     np.testing.assert_allclose(
-        surfaces.beale(jnp.array([2.0, -1.0])), (-2.5) ** 2 + 2.25**2 + (-1.375) ** 2
+        functions.beale(jnp.array([2.0, -1.0])), (-2.5) ** 2 + 2.25**2 + (-1.375) ** 2
     )
     for x in (-3.0, 1.0):
         np.testing.assert_allclose(
-            surfaces.smoothed_bukin(jnp.array([x, 0.01 * x]), 1e-3),
-            surfaces.smoothed_bukin_minimum(1e-3),
+            functions.smoothed_bukin(jnp.array([x, 0.01 * x]), 1e-3),
+            functions.smoothed_bukin_minimum(1e-3),
         )
     # With hardly any smoothing it is the root of the distance |y - 0.01 x|.
     np.testing.assert_allclose(
-        surfaces.smoothed_bukin(jnp.array([1.0, 0.26]), 1e-12), 0.5, rtol=1e-9
+        functions.smoothed_bukin(jnp.array([1.0, 0.26]), 1e-12), 0.5, rtol=1e-9
     )
 
 
@@ -44,7 +46,7 @@ def test_surfaces_at_known_points(x64):
 def test_best_values_on_beale(method, beta, expected):
     descents = toy.descend(method, BEALE, [beta])
     # The reference figures have two digits.
-    assert f"{toy.best_values(descents)[0]:.1e}" == expected
+    assert f"{descents.best_values[0]:.1e}" == expected
 
 
 @pytest.mark.parametrize("beta", [1e-6, 1e-5])
@@ -52,7 +54,7 @@ def test_marthe_keeps_the_whole_past_on_beale(beta):
     descents = toy.descend("marthe_mu", BEALE, [beta])
     assert np.mean(descents.discounts == 1.0) >= 0.98
     rtho = toy.descend("rtho", BEALE, [beta])
-    np.testing.assert_allclose(toy.best_values(descents), toy.best_values(rtho), rtol=1e-6)
+    np.testing.assert_allclose(descents.best_values, rtho.best_values, rtol=1e-6)
 
 
 def test_rtho_leaves_the_valley_of_bukin_and_hd_does_not():
@@ -60,15 +62,15 @@ def test_rtho_leaves_the_valley_of_bukin_and_hd_does_not():
     hd = toy.descend("hd", BUKIN, betas)
     rtho = toy.descend("rtho", BUKIN, betas)
     marthe = toy.descend("marthe_mu", BUKIN, betas)
-    np.testing.assert_array_less(toy.best_values(hd) - BUKIN.minimum, 1e-12)
-    np.testing.assert_array_less(1e-3, toy.best_values(rtho) - BUKIN.minimum)
+    np.testing.assert_array_less(hd.best_values - BUKIN.minimum, 1e-12)
+    np.testing.assert_array_less(1e-3, rtho.best_values - BUKIN.minimum)
     # RTHO's learning rate first grows far beyond HD's, then vanishes.
     np.testing.assert_array_less(
         10 * hd.learning_rates.max(axis=1), rtho.learning_rates.max(axis=1)
     )
     np.testing.assert_array_equal(rtho.learning_rates[:, -1], 0.0)
     np.testing.assert_array_less(0.3, np.mean(marthe.discounts == 0.0, axis=1))
-    np.testing.assert_array_less(toy.best_values(marthe), toy.best_values(rtho))
+    np.testing.assert_array_less(marthe.best_values, rtho.best_values)
 
 
 def test_descent_in_a_batch_is_the_descent_alone():
@@ -84,8 +86,8 @@ def test_descent_in_a_batch_is_the_descent_alone():
 
 def test_descent_that_diverges_is_told_apart():
     descents = toy.descend("rtho", BEALE, [1e-6, 1e-3])
-    np.testing.assert_array_equal(toy.diverged(descents), [False, True])
-    assert np.isfinite(toy.best_values(descents)).all()
+    np.testing.assert_array_equal(descents.diverged, [False, True])
+    assert np.isfinite(descents.best_values).all()
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -103,12 +105,8 @@ def test_float64_leaves_the_global_flag_alone(before):
 
 
 def test_run_writes_its_results(tmp_path):
-    toy_report.run(tmp_path, Console(quiet=True), num_steps=20)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "metrics.json",
-        "schedules.npz",
-        "toy.png",
-    ]
+    settings = toy.Settings(num_steps=20)
+    runner.run(toy.EXPERIMENT, settings, tmp_path, Console(file=io.StringIO(), width=80))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert set(metrics["methods"]) == {"hd", "rtho", "marthe_mu"}
     entry = metrics["methods"]["rtho"]["beale"]
@@ -117,10 +115,3 @@ def test_run_writes_its_results(tmp_path):
     schedules = np.load(tmp_path / "schedules.npz")
     assert schedules["bukin/hd"].shape == (len(BUKIN.betas), 20)
     assert (tmp_path / "toy.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_run_refuses_a_path_that_is_a_file(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    with pytest.raises(InputError, match="--out"):
-        toy_report.run(path, Console(quiet=True))
