@@ -115,29 +115,19 @@ def _add_command(name: str, folder: str, what: str) -> None:
     app.command(name, help=what)(command)
 
 
-for _command in (
-    (
-        "robustness",
-        "robustness",
-        "Starts online methods from learning rates far too small or large, under three optimizers.",
-    ),
-    (
-        "toy",
-        "surfaces",
-        "Descends two surfaces in the plane with HD, RTHO and MARTHE (Figure 1 of the paper).",
-    ),
-    (
-        "adaptive",
-        "adaptive",
-        "Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates.",
-    ),
-    (
-        "curvature",
-        "curvature",
-        "Shows the largest stable step on a quadratic, on Beale and on a network, and along a run.",
-    ),
+# fmt: off
+for _name, _folder, _what in (
+    ("robustness", "robustness",
+     "Starts online methods from learning rates far too small or large, under three optimizers."),
+    ("toy", "surfaces",
+     "Descends two surfaces in the plane with HD, RTHO and MARTHE (Figure 1 of the paper)."),
+    ("adaptive", "adaptive",
+     "Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates."),
+    ("curvature", "curvature",
+     "Shows the largest stable step on a quadratic, on Beale and on a network, and along a run."),
 ):
-    _add_command(*_command)
+    _add_command(_name, _folder, _what)
+# fmt: on
 
 
 @app.command()

@@ -36,8 +36,8 @@ def worth_of_seeds(num_seeds: int, num_test: int) -> str:
     if num_seeds == 1:
         return (
             "All numbers are of one seed: one split, one draw of initial weights and minibatches. "
-            f"{of_test_set} Another seed moves them by as much again: a difference of less than "
-            "a point between two methods means nothing here. Pass --seeds for more."
+            f"{of_test_set} Another seed moves them, too: a difference of a point between two "
+            "methods is no evidence. Pass --seeds for more."
         )
     return (
         f"Means are over {num_seeds} seeds, and ± is the standard deviation from seed to seed; the "

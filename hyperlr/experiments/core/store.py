@@ -141,12 +141,18 @@ class Checkpoints:
         Args:
           like: a tree of the same structure and types.
 
+        Raises:
+          InputError: the folder holds something else.
+
         Warns:
           RuntimeWarning: a checkpoint is damaged.
         """
         if self._manager is None:
             return None
-        return _files.restore_latest(self._manager, lambda step: like, {})
+        try:
+            return _files.restore_latest(self._manager, lambda step: like, {})
+        except ValueError as error:
+            raise InputError(f"--out: {error}") from error
 
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint after so many steps; the one before it stays."""

@@ -1,6 +1,5 @@
 """The measurements of curvature: the parts, the numbers and the tables."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +19,9 @@ from hyperlr.experiments.curvature.measurements import (
     Settings,
     Sharpness,
     Study,
+    descent_on_quadratic,
+    descent_with_bound,
+    one_step,
 )
 from hyperlr.experiments.data import Data
 
@@ -33,22 +35,52 @@ def parts(settings: Settings, data: Data) -> list[Part]:
         "sharpness_every": settings.sharpness_every,
         "hyper_learning_rate": measurements.HYPER_LEARNING_RATE,
     }
-    table: list[tuple[str, float, Mapping[str, Any], Callable[..., Any]]] = [
-        ("one_step-quadratic", 1, {}, functools.partial(_one_step, "quadratic")),
-        ("one_step-beale", 1, {}, functools.partial(_one_step, "beale")),
-        ("one_step-network", 2, network, _one_step_of_network),
+    table: list[tuple[str, float, Mapping[str, Any], Callable[[Work], Any]]] = [
         *(
-            (f"quadratic-{factor:g}", 1, quadratic_steps, functools.partial(_on_quadratic, factor))
+            (f"one_step-{name}", 1, {}, lambda _, name=name: on(name, one_step))
+            for name in SURFACES
+        ),
+        ("one_step-network", 2, network, lambda _: one_step(*measurements.network(data, settings))),
+        *(
+            (
+                f"quadratic-{factor:g}",
+                1,
+                quadratic_steps,
+                lambda _, factor=factor: descent_on_quadratic(factor, settings.quadratic_steps),
+            )
             for factor in FACTORS
         ),
-        ("bound-beale", 8, quadratic_steps, _bound_on_beale),
-        ("bound-network", 32, network | network_steps, _bound_of_network),
-        ("sharpness", 55, network | followed, _sharpness),
+        (
+            "bound-beale",
+            8,
+            quadratic_steps,
+            lambda _: on("beale", descent_with_bound, settings.quadratic_steps, lipschitz_every=1),
+        ),
+        (
+            "bound-network",
+            32,
+            network | network_steps,
+            lambda _: descent_with_bound(
+                *measurements.network(data, settings), settings.network_steps, lipschitz_every=10
+            ),
+        ),
+        (
+            "sharpness",
+            55,
+            network | followed,
+            lambda work: measurements.follow_marthe(data, settings, work.advance),
+        ),
     ]
     return [
-        Part(name, name, cost, depends_on, functools.partial(measure, settings, data))
-        for name, cost, depends_on, measure in table
+        Part(name, name, cost, depends_on, measure) for name, cost, depends_on, measure in table
     ]
+
+
+def on(name: str, measure: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Measures one of SURFACES, in float64."""
+    loss, start = SURFACES[name]
+    with float64():
+        return measure(loss, jnp.asarray(start), *arguments, **options)
 
 
 def study_of(results: Results) -> Study:
@@ -66,37 +98,6 @@ def study_of(results: Results) -> Study:
         },
         sharpness=results.read("sharpness", Sharpness),
     )
-
-
-def _one_step(name: str, settings: Settings, data: Data, work: Work) -> Any:
-    loss, start = SURFACES[name]
-    with float64():
-        return measurements.one_step(loss, jnp.asarray(start))
-
-
-def _one_step_of_network(settings: Settings, data: Data, work: Work) -> Any:
-    return measurements.one_step(*measurements.network(data, settings))
-
-
-def _on_quadratic(factor: float, settings: Settings, data: Data, work: Work) -> Any:
-    return measurements.descent_on_quadratic(factor, settings.quadratic_steps)
-
-
-def _bound_on_beale(settings: Settings, data: Data, work: Work) -> Any:
-    loss, start = SURFACES["beale"]
-    with float64():
-        return measurements.descent_with_bound(
-            loss, jnp.asarray(start), settings.quadratic_steps, lipschitz_every=1
-        )
-
-
-def _bound_of_network(settings: Settings, data: Data, work: Work) -> Any:
-    loss, params = measurements.network(data, settings)
-    return measurements.descent_with_bound(loss, params, settings.network_steps, lipschitz_every=10)
-
-
-def _sharpness(settings: Settings, data: Data, work: Work) -> Any:
-    return measurements.follow_marthe(data, settings, work.advance)
 
 
 def summarize(results: Results) -> Summary:

@@ -152,7 +152,11 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
     at_once = training.lanes_at_once(data, settings.hidden_widths)
     make_lanes = training.lanes_maker(settings, data)
     searched = f"search-{name}" if _searched(name) else None
-    determined_by = training.size_of(settings) | {"method": name, "candidates": candidates}
+    determined_by = training.size_of(settings) | {
+        "method": name,
+        "learning_rate": _INNER.get(name, (None, LEARNING_RATE))[1],
+        "candidates": candidates,
+    }
     if searched:
         search_seeds = _search_seeds(settings)
         num_steps = min(settings.search_steps, settings.num_steps)

@@ -185,7 +185,7 @@ def _draw_grids(axes: Axes, outcomes: Outcomes) -> None:
     lines = [f"{symbol} of {', '.join(names)}" for symbol, names in symbols.items()]
     axes.set(title=f"Mean validation accuracy, {seeds(num_seeds)}", xscale="log")
     axes.set_xlabel(
-        "\n".join([*lines, "(★: taken; dashed: no number to find; no point: diverged)"]),
+        "\n".join([*lines, "(★: taken; dashed: nothing was sought; no point: diverged)"]),
         fontsize="x-small",
     )
     if tried:  # Limits of its own, for an axis that has no point where every run diverged.

@@ -39,25 +39,25 @@ def test_part_cut_short_is_refused(tmp_path, keep):
 
 
 def test_no_flipped_bit_of_a_part_goes_unnoticed_and_changes_it(tmp_path):
-    path, told = tmp_path / "part.npz", 0
+    path, noticed = tmp_path / "part.npz", 0
     arrays = {"x": np.arange(3.0), "y": np.array(True)}
     store.save_part(path, arrays)
     content = path.read_bytes()
-    for place in range(len(content)):
+    for index in range(len(content)):
         damaged = bytearray(content)
-        damaged[place] ^= 1 << place % 8
+        damaged[index] ^= 1 << index % 8
         path.write_bytes(damaged)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             loaded = store.load_part(path)
         if loaded is None:
             assert "part.npz is damaged and not used" in str(caught[0].message)
-            told += 1
+            noticed += 1
         else:  # a byte that means nothing, such as one of the time of writing
             assert not caught
             assert loaded.keys() == arrays.keys()
             jax.tree.map(np.testing.assert_array_equal, loaded, arrays)
-    assert told > 0.5 * len(content)
+    assert noticed > 0.5 * len(content)
 
 
 def test_part_that_is_not_what_its_name_says_is_refused(tmp_path):
@@ -71,6 +71,28 @@ def test_part_that_is_not_what_its_name_says_is_refused(tmp_path):
         np.save(file, np.arange(3))
     assert_refused(other)
     assert store.load_part(path) is not None
+
+
+def test_checkpoints_are_those_of_their_own_kind(tmp_path):
+    path = tmp_path / "part-1.npz"
+    folder, tree = store.checkpoints_of(path), {"x": np.arange(3, dtype=np.float32)}
+    with store.open_checkpoints(None) as nowhere:
+        nowhere.save(1, tree)
+        assert nowhere.restore(tree) is None
+    assert list(tmp_path.iterdir()) == []
+    with store.open_checkpoints(folder) as checkpoints:
+        assert checkpoints.restore(tree) is None
+        for step in (2, 9, 10):
+            checkpoints.save(step, {"x": tree["x"] + step})
+    with store.open_checkpoints(folder) as checkpoints:
+        step, found = checkpoints.restore(tree)
+        np.testing.assert_array_equal(found["x"], [10, 11, 12])
+        assert step == 10
+        with pytest.raises(InputError, match=r"--out: .*holds another run"):
+            checkpoints.restore({"x": np.zeros(4, np.float32)})
+    assert {each.name for each in folder.iterdir()} == {"9", "10"}
+    store.save_part(path, tree)
+    assert not folder.exists()
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

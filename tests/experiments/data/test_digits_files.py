@@ -129,90 +129,57 @@ def test_one_missing_file_is_named(tmp_path, name):
         data.load(tmp_path)
 
 
-@pytest.mark.parametrize("length", [0, 3, 10, -1])
-def test_truncated_file(tmp_path, length):
-    write_set(tmp_path, small_set())
-    path = tmp_path / TRAIN_IMAGES
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(InputError, match=f"{TRAIN_IMAGES} is cut short.*fetch it again"):
+def cut(keep):
+    return lambda content: content[:keep]
+
+
+def flipped(position):
+    def damage(content):
+        content = bytearray(content)
+        content[position] ^= 0x07
+        return bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "complaint"),
+    [
+        *((TRAIN_IMAGES, cut(n), "is cut short.*fetch it again") for n in (0, 3, 10, -1)),
+        (f"{TEST_IMAGES}.gz", cut(-20), "is cut short or damaged"),
+        # Byte 10 follows the header: flipped, it announces an impossible block. Byte 60 is in the
+        # data, where only the checksum can tell.
+        (f"{TEST_IMAGES}.gz", flipped(10), "is cut short or damaged"),
+        (f"{TEST_IMAGES}.gz", flipped(60), "is cut short or damaged"),
+        (TRAIN_LABELS, lambda x: x + b"\0", "is too long.*33 bytes of labels, but 34"),
+        (TRAIN_IMAGES, lambda x: b"<!DOCTYPE html>", "should hold images.*no IDX file"),
+    ],
+)
+def test_damaged_files(tmp_path, name, damage, complaint):
+    write_set(tmp_path, small_set(), gzipped=name.endswith(".gz"))
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=f"{name} {complaint}"):
         data.load(tmp_path)
 
 
-def test_truncated_gzip_file(tmp_path):
-    write_set(tmp_path, small_set(), gzipped=True)
-    path = tmp_path / f"{TEST_IMAGES}.gz"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz is cut short or damaged"):
-        data.load(tmp_path)
-
-
-# Byte 10 follows the header: flipped, it announces an impossible block. Byte 60 is in the data,
-# where only the checksum can tell.
-@pytest.mark.parametrize("position", [10, 60])
-def test_damaged_gzip_file(tmp_path, position):
-    write_set(tmp_path, small_set(), gzipped=True)
-    path = tmp_path / f"{TEST_IMAGES}.gz"
-    content = bytearray(path.read_bytes())
-    content[position] ^= 0x07
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{TEST_IMAGES}.gz is cut short or damaged"):
-        data.load(tmp_path)
-
-
-def test_file_that_is_too_long(tmp_path):
-    write_set(tmp_path, small_set())
-    path = tmp_path / TRAIN_LABELS
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(InputError, match=f"{TRAIN_LABELS} is too long.*33 bytes of labels, but 34"):
-        data.load(tmp_path)
-
-
-def test_labels_where_images_are_expected(tmp_path):
-    arrays = small_set()
-    write_set(tmp_path, arrays)
-    (tmp_path / TRAIN_IMAGES).write_bytes(idx_bytes(arrays[TRAIN_LABELS]))
-    with pytest.raises(InputError, match=f"{TRAIN_IMAGES} should hold images.*file of labels"):
-        data.load(tmp_path)
-
-
-def test_images_where_labels_are_expected(tmp_path):
-    arrays = small_set()
-    write_set(tmp_path, arrays)
-    (tmp_path / TEST_LABELS).write_bytes(idx_bytes(arrays[TEST_IMAGES]))
-    with pytest.raises(InputError, match=f"{TEST_LABELS} should hold labels.*file of images"):
-        data.load(tmp_path)
-
-
-def test_file_of_another_format(tmp_path):
-    write_set(tmp_path, small_set())
-    (tmp_path / TRAIN_IMAGES).write_text("<!DOCTYPE html><title>Not found</title>")
-    with pytest.raises(InputError, match=f"{TRAIN_IMAGES} should hold images.*no IDX file"):
-        data.load(tmp_path)
-
-
-def test_counts_that_do_not_match(tmp_path):
-    arrays = small_set() | {TRAIN_LABELS: np.zeros(32)}
-    write_set(tmp_path, arrays)
-    with pytest.raises(InputError, match=r"33 images but .* 32 labels"):
-        data.load(tmp_path)
-
-
-def test_empty_file_of_images(tmp_path):
-    write_set(tmp_path, small_set(num_test=0))
-    with pytest.raises(InputError, match=f"{TEST_IMAGES} holds no images"):
-        data.load(tmp_path)
-
-
-def test_test_images_of_another_size(tmp_path):
-    other = small_set(shape=(4, 4))
-    write_set(tmp_path, small_set() | {TEST_IMAGES: other[TEST_IMAGES]})
-    with pytest.raises(InputError, match="3 x 5 pixels but the test images 4 x 4"):
-        data.load(tmp_path)
-
-
-def test_single_training_image(tmp_path):
-    write_set(tmp_path, small_set(num_train=1))
-    with pytest.raises(InputError, match="cannot be split"):
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({TRAIN_IMAGES: small_set()[TRAIN_LABELS]}, "train-im.* should hold images.*of labels"),
+        ({TEST_LABELS: small_set()[TEST_IMAGES]}, "t10k-la.* should hold labels.*of images"),
+        ({TRAIN_LABELS: np.zeros(32)}, "33 images but .* 32 labels"),
+        (small_set(num_test=0), f"{TEST_IMAGES} holds no images"),
+        (
+            {TEST_IMAGES: small_set(shape=(4, 4))[TEST_IMAGES]},
+            "3 x 5 pixels but the test images 4 x 4",
+        ),
+        (small_set(num_train=1), "cannot be split"),
+    ],
+)
+def test_sets_that_do_not_fit_together(tmp_path, changes, complaint):
+    write_set(tmp_path, small_set() | changes)
+    with pytest.raises(InputError, match=complaint):
         data.load(tmp_path)
 
 
