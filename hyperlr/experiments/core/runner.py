@@ -143,7 +143,11 @@ def complete(
             path = _path(folder, part, common, arrays)
             # What it needs may be made anew, and have come to what it was before.
             found = store.load_part(path) if part.name in unknown else None
-            arrays[part.name] = _finish(part, path, arrays, log, bar) if found is None else found
+            if found is None:
+                found = _finish(part, path, arrays, log, bar)
+            else:
+                bar.advance(part.cost)
+            arrays[part.name] = found
         bar.begin("all")
     log.close()
     return {part.name: arrays[part.name] for part in parts}
@@ -158,7 +162,9 @@ def compute(experiment: Experiment, settings: Any, data: Any) -> Results:
     return Results(settings, data, arrays)
 
 
-def _finish(part: Part, path: Path, arrays: Mapping[str, Arrays], log: Log, bar: Bar) -> Arrays:
+def _finish(
+    part: Part, path: Path, arrays: Mapping[str, Arrays], log: Log, bar: Bar
+) -> dict[str, Any]:
     """Computes a part, stores it, and returns it as it is read back."""
     done = 0.0
 
