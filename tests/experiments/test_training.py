@@ -223,4 +223,8 @@ def test_divergence_is_told(digits):
     np.testing.assert_array_equal(training.diverged(trained, 10), [True, False])
     # Finite, but no better than a guess.
     dead = trained._replace(val_loss=np.array([[1.0], [2.303]]))
-    np.testing.assert_array_equal(training.diverged(dead, 10), [True, True])
+    np.testing.assert_array_equal(training.diverged(dead, 10), [False, True])
+    rates = trained.records["learning_rate"].copy()
+    rates[0, 3] = np.nan
+    lost = dead._replace(records=trained.records | {"learning_rate": rates})
+    np.testing.assert_array_equal(training.diverged(lost, 10), [True, True])
