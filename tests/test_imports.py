@@ -32,13 +32,13 @@ FORBIDDEN = {
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 # In experiments: what all share imports nothing of what is above it, and no experiment another.
-SHARED_BY_EXPERIMENTS = {"core", "data", "methods", "models", "training"}
+SHARED_BY_EXPERIMENTS = {"core", "data", "methods", "networks", "training"}
 ALLOWED_IN_EXPERIMENTS = {
     "core": {"core"},
     "data": {"core", "data"},
     "methods": {"core"},
-    "models": set(),
-    "training": {"data", "methods", "models"},
+    "networks": {"networks"},
+    "training": {"data", "methods", "networks"},
     "curvature": SHARED_BY_EXPERIMENTS | {"curvature", "surfaces"},  # for Beale's function
     "cli": {"core", "digits", "cifar"},  # and others by their names, when they are run
 }

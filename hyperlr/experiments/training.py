@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import models
 from hyperlr.experiments.data import Data, as_inputs, batches, split_indices
 from hyperlr.experiments.methods import following, step_records
+from hyperlr.experiments.networks import mlp
 
 MakeOptimizer = Callable[[Any], optax.GradientTransformationExtraArgs]
 
@@ -32,7 +32,7 @@ _TIMED_STEPS = 8
 class Lanes(NamedTuple):
     """What differs between the networks that are trained side by side; K lanes."""
 
-    params: models.Params
+    params: mlp.Params
     """Initial weights, each array [K, ...]."""
     step_sizes: jax.Array
     """float32 [K]: β, κ or γ; or [K, ...], whatever else `make_optimizer` takes."""
@@ -87,7 +87,7 @@ def make_lanes(
     progressions = [_progression(data, seed, num_steps, batch_size) for seed in seeds]
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     return Lanes(
-        params=jax.vmap(lambda key: models.init_mlp(key, widths))(keys),
+        params=jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
         step_sizes=jnp.asarray(step_sizes, jnp.float32),
         train_batches=np.stack([train for train, _, _ in progressions]),
         val_batches=np.stack([val for _, val, _ in progressions]),
@@ -220,16 +220,16 @@ def _plain_descent(rate: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def loss_fn(
-    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
 ) -> jax.Array:
     """Returns the cross-entropy on the images that `indices` [batch] pick."""
-    logits = models.apply_mlp(params, as_inputs(images[indices]))
-    return models.cross_entropy(logits, labels[indices])
+    logits = mlp.apply_mlp(params, as_inputs(images[indices]))
+    return mlp.cross_entropy(logits, labels[indices])
 
 
 def train_steps(
     make_optimizer: MakeOptimizer,
-    params: models.Params,
+    params: mlp.Params,
     state: optax.OptState,
     step_size: jax.Array,
     images: jax.Array,
@@ -238,7 +238,7 @@ def train_steps(
     val_batches: jax.Array,
     *,
     share: float | None = None,
-) -> tuple[models.Params, optax.OptState, dict[str, jax.Array]]:
+) -> tuple[mlp.Params, optax.OptState, dict[str, jax.Array]]:
     """Makes as many steps as there are minibatches, on one lane; a pure function to map and jit.
 
     Args:
@@ -262,7 +262,7 @@ def train_steps(
         params, state = carry
         train_indices, val_indices = indices
 
-        def value_fn(params: models.Params, indices: jax.Array = train_indices) -> jax.Array:
+        def value_fn(params: mlp.Params, indices: jax.Array = train_indices) -> jax.Array:
             return loss_fn(params, images, labels, indices)
 
         if share is None:
@@ -282,7 +282,7 @@ def train_steps(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(
-    make_optimizer: MakeOptimizer, params: models.Params, step_sizes: jax.Array
+    make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: jax.Array
 ) -> optax.OptState:
     return jax.vmap(lambda params, size: make_optimizer(size).init(params))(params, step_sizes)
 
@@ -298,7 +298,7 @@ def _train_chunk(make_optimizer: MakeOptimizer, share: float | None, *arguments:
 
 @jax.jit
 def _evaluate(
-    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy [K] on each lane's own images, indices [K, n]."""
     # One lane after another: side by side, the activations of many lanes would take much memory.
@@ -310,17 +310,17 @@ def _evaluate(
 
 @jax.jit
 def _evaluate_on_all(
-    params: models.Params, images: jax.Array, labels: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy [K] on the same images for all lanes."""
     return jax.lax.map(lambda lane: _loss_and_accuracy(lane, images, labels), params)
 
 
 def _loss_and_accuracy(
-    params: models.Params, images: jax.Array, labels: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    logits = models.apply_mlp(params, as_inputs(images))
-    return models.cross_entropy(logits, labels), models.accuracy(logits, labels)
+    logits = mlp.apply_mlp(params, as_inputs(images))
+    return mlp.cross_entropy(logits, labels), mlp.accuracy(logits, labels)
 
 
 def _progression(

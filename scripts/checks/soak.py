@@ -33,8 +33,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import data, models, training
+from hyperlr.experiments import data, training
 from hyperlr.experiments.data import batches
+from hyperlr.experiments.networks import mlp
 
 NUM_STEPS, BATCH = 512, 100
 METHODS = {
@@ -108,10 +109,10 @@ def main() -> int:
     )
     images = data.load_packaged()
     pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
-    widths = (pixels.shape[1], *models.HIDDEN_WIDTHS, images.num_classes)
+    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, images.num_classes)
     optimizers = {name: hyperlr.guard(make()) for name, make in METHODS.items()}
     steps = {name: make_step(tx) for name, tx in optimizers.items()}
-    init = jax.jit(lambda key: models.init_mlp(key, widths))
+    init = jax.jit(lambda key: mlp.init_mlp(key, widths))
     inits = {name: jax.jit(tx.init) for name, tx in optimizers.items()}
 
     start, samples, num_steps = time.perf_counter(), [], 0

@@ -7,10 +7,11 @@ import optax
 from problems.digits import SIZE
 
 import hyperlr
-from hyperlr.experiments import data, models, training
+from hyperlr.experiments import data, training
 from hyperlr.experiments.data import batches
 from hyperlr.experiments.digits.experiment import PRESETS, make_method
 from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.networks import mlp
 
 
 def method(name):
@@ -25,7 +26,7 @@ def small_lanes(images, seeds, step_sizes, num_steps=10):
 
 
 def test_mlp_has_the_papers_layers_and_glorot_weights():
-    params = models.init_mlp(jax.random.key(0), (784, *models.HIDDEN_WIDTHS, 10))
+    params = mlp.init_mlp(jax.random.key(0), (784, *mlp.HIDDEN_WIDTHS, 10))
     shapes = [layer["weight"].shape for layer in params]
     assert shapes == [(784, 500), (500, 500), (500, 500), (500, 10)]
     for layer in params:
@@ -37,25 +38,25 @@ def test_mlp_has_the_papers_layers_and_glorot_weights():
 
 
 def test_mlp_against_numpy():
-    params = models.init_mlp(jax.random.key(1), (6, 5, 4, 3))
+    params = mlp.init_mlp(jax.random.key(1), (6, 5, 4, 3))
     params = jax.tree.map(lambda x: x + 0.1, params)
     inputs = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
     hidden = inputs
     for layer in params[:-1]:
         hidden = np.maximum(hidden @ np.asarray(layer["weight"]) + np.asarray(layer["bias"]), 0)
     logits = hidden @ np.asarray(params[-1]["weight"]) + np.asarray(params[-1]["bias"])
-    np.testing.assert_allclose(models.apply_mlp(params, inputs), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mlp.apply_mlp(params, inputs), logits, rtol=1e-5, atol=1e-6)
     labels = np.array([0, 1, 2, 0, 1, 2, 0])
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -np.log(shares[np.arange(7), labels]).mean()
-    np.testing.assert_allclose(models.cross_entropy(jnp.asarray(logits), labels), expected, 1e-5)
+    np.testing.assert_allclose(mlp.cross_entropy(jnp.asarray(logits), labels), expected, 1e-5)
     expected = (logits.argmax(axis=1) == labels).mean()
-    np.testing.assert_allclose(models.accuracy(jnp.asarray(logits), labels), expected, 1e-6)
+    np.testing.assert_allclose(mlp.accuracy(jnp.asarray(logits), labels), expected, 1e-6)
 
 
 def test_accuracy_of_a_network_that_is_not_finite_is_nan():
     logits = jnp.array([[1.0, 0.0], [jnp.nan, jnp.nan]])
-    assert np.isnan(models.accuracy(logits, jnp.array([0, 0])))
+    assert np.isnan(mlp.accuracy(logits, jnp.array([0, 0])))
 
 
 # Minibatches
@@ -158,8 +159,8 @@ def test_training_against_a_plain_loop(digits):
         params = jax.tree.map(lambda w, g, rate=learning_rate: w - rate * g, params, grads)
         previous = grads
     np.testing.assert_allclose(trained.records["learning_rate"][0], schedule, rtol=1e-5)
-    logits = models.apply_mlp(params, data.as_inputs(jnp.asarray(digits.test_images)))
-    expected = models.cross_entropy(logits, jnp.asarray(digits.test_labels))
+    logits = mlp.apply_mlp(params, data.as_inputs(jnp.asarray(digits.test_images)))
+    expected = mlp.cross_entropy(logits, jnp.asarray(digits.test_labels))
     np.testing.assert_allclose(trained.test_loss[0], expected, rtol=1e-5)
 
 
@@ -187,8 +188,8 @@ def test_auto_is_scored_at_its_average(digits):
     state, images = tx.init(params), data.as_inputs(jnp.asarray(digits.images))
 
     def loss(params, indices):
-        logits = models.apply_mlp(params, images[indices])
-        return models.cross_entropy(logits, jnp.asarray(digits.labels)[indices])
+        logits = mlp.apply_mlp(params, images[indices])
+        return mlp.cross_entropy(logits, jnp.asarray(digits.labels)[indices])
 
     for indices in lanes.train_batches[0]:
         _, grads, extra = hyperlr.value_and_grad(loss, share=0.25)(params, indices, state=state)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from hyperlr.experiments.cifar import figures, models, runs, training
+from hyperlr.experiments.cifar import figures, runs, training
 from hyperlr.experiments.cifar.methods import (
     INNER,
     NUMBERS,
@@ -21,6 +21,7 @@ from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Summary, Work
 from hyperlr.experiments.data import Data, cifar
 from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.networks import convolutional
 
 
 class Settings(NamedTuple):
@@ -79,8 +80,8 @@ def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
       network: the class of another network than the paper's.
     """
     form, usual = {
-        "cifar10": (cifar.CIFAR10, models.Vgg11),
-        "cifar100": (cifar.CIFAR100, models.ResNet18),
+        "cifar10": (cifar.CIFAR10, convolutional.Vgg11),
+        "cifar100": (cifar.CIFAR100, convolutional.ResNet18),
     }[name]
     task = Task(name, form, network or usual, inner)
     return Experiment(

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import models
 from hyperlr.experiments.cifar import inputs as images_to_inputs
 from hyperlr.experiments.data import Data, batches
 from hyperlr.experiments.data.cifar import SHAPE, channel_statistics, split_indices
+from hyperlr.experiments.networks import mlp
 
 WEIGHT_DECAY = 5e-4
 """Of L; E has none."""
@@ -150,7 +150,7 @@ def train_step(
             train=True,
             mutable=["batch_stats"],
         )
-        return models.cross_entropy(logits, labels), changed["batch_stats"]
+        return mlp.cross_entropy(logits, labels), changed["batch_stats"]
 
     def training_loss(params: Any) -> tuple[jax.Array, Any]:
         loss, batch_stats = cross_entropy(params, inputs, labels[train_indices])

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 
 from hyperlr import curvature
-from hyperlr.experiments import models, training
+from hyperlr.experiments import training
 from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
+from hyperlr.experiments.networks import mlp
 from hyperlr.experiments.surfaces.functions import beale
 
 SPECTRUM = (10.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05)
@@ -42,7 +43,7 @@ class Settings(NamedTuple):
     """Steps of the MARTHE run."""
     sharpness_every: int = 16
     """Steps of it between two measurements of the sharpness."""
-    hidden_widths: tuple[int, ...] = models.HIDDEN_WIDTHS
+    hidden_widths: tuple[int, ...] = mlp.HIDDEN_WIDTHS
     """Units of the network's hidden layers."""
 
 
@@ -125,7 +126,7 @@ SURFACES: dict[str, tuple[Loss, np.ndarray]] = {
 """Losses in float64, and the start on each."""
 
 
-def network(data: Data, settings: Settings) -> tuple[Loss, models.Params]:
+def network(data: Data, settings: Settings) -> tuple[Loss, mlp.Params]:
     """Returns the cross-entropy on NUM_DIGITS training digits of seed 0, and initial weights."""
     lanes = _one_lane(data, settings)
     indices = jnp.asarray(lanes.train_batches[0].reshape(-1)[:NUM_DIGITS])

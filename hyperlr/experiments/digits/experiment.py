@@ -9,12 +9,13 @@ import optax
 
 from hyperlr import optimizers
 from hyperlr.experiments import data as datasets
-from hyperlr.experiments import models, training
+from hyperlr.experiments import training
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.digits import figures, grid, lrs_opt, search, summary
 from hyperlr.experiments.digits.outcomes import Outcomes, Search
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
+from hyperlr.experiments.networks import mlp
 
 SEARCH_SEEDS = 3
 """How many seeds a candidate must survive; no more than the experiment has."""
@@ -41,7 +42,7 @@ class Settings(NamedTuple):
     """T."""
     batch_size: int = 100
     """Images in a minibatch of L, and of E."""
-    hidden_widths: tuple[int, ...] = models.HIDDEN_WIDTHS
+    hidden_widths: tuple[int, ...] = mlp.HIDDEN_WIDTHS
     """Units of the hidden layers."""
     search_steps: int = 128
     """First steps in which a number must not diverge; no more than T of them are made."""

@@ -11,12 +11,13 @@ import numpy as np
 import optax
 
 from hyperlr import offline
-from hyperlr.experiments import models, training
+from hyperlr.experiments import training
 from hyperlr.experiments.core.experiment import Work
 from hyperlr.experiments.core.store import open_checkpoints
 from hyperlr.experiments.data import Data, split_indices
 from hyperlr.experiments.digits.log_space import smoothed_log_adam
 from hyperlr.experiments.methods import following
+from hyperlr.experiments.networks import mlp
 from hyperlr.schedules import from_array
 
 _NO_WORK = Work()
@@ -189,7 +190,7 @@ def _outer_step(
     rule: optax.GradientTransformation,
     batch_size: int,
     state: offline.OuterState,
-    params: models.Params,
+    params: mlp.Params,
     images: jax.Array,
     labels: jax.Array,
     val_images: jax.Array,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from hyperlr.experiments.cifar import methods as cifar_methods
-from hyperlr.experiments.cifar import models as cifar_models
+from hyperlr.experiments.networks import convolutional
 
 
 @pytest.mark.parametrize(
     ("network", "expected"),
-    [(cifar_models.Vgg11(10), 9_231_114), (cifar_models.ResNet18(100), 11_220_132)],
+    [(convolutional.Vgg11(10), 9_231_114), (convolutional.ResNet18(100), 11_220_132)],
     ids=["VGG-11", "ResNet-18"],
 )
 def test_number_of_parameters(network, expected):
@@ -21,7 +21,7 @@ def test_number_of_parameters(network, expected):
         return variables, network.apply(variables, inputs, train=False)
 
     variables, logits = jax.eval_shape(outputs)
-    assert cifar_models.num_params(variables["params"]) == expected
+    assert convolutional.num_params(variables["params"]) == expected
     assert logits.shape == (2, network.num_classes)
 
 
