@@ -49,7 +49,7 @@ FIRST = {"hd": -8, "rtho": -8, "marthe": -10, "marthe_scale_free": -6}
 
 
 def run(
-    images: data.Data,
+    digits: data.Data,
     seed: int,
     make: Callable[..., Any],
     inner: Any,
@@ -60,14 +60,14 @@ def run(
     """Trains all pairs of a step size and a start; arrays [13, starts]."""
     pairs = list(itertools.product((10.0**e for e in range(first, first + DECADES)), STARTS))
     lanes = training.make_lanes(
-        images,
+        digits,
         [seed] * len(pairs),
         pairs,
         num_steps=num_steps,
         batch_size=100,
         hidden_widths=(width,),
     )
-    trained_on, _ = data.split_indices(images, seed)
+    trained_on, _ = data.split_indices(digits, seed)
 
     def lane(pixels: Any, labels: Any, one: training.Lanes) -> Any:
         def make_optimizer(pair: Any) -> Any:
@@ -95,7 +95,7 @@ def run(
         # Not all at a time: a loss on all images takes memory.
         return jax.lax.map(functools.partial(lane, pixels, labels), lanes, batch_size=26)
 
-    finite, before, after, good, rollbacks = train(images.images, images.labels, lanes)
+    finite, before, after, good, rollbacks = train(digits.images, digits.labels, lanes)
     arrays = {
         "finite": finite,
         "before": before,
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
     parser.add_argument("--json", type=Path, help="also write all losses to this file")
     arguments = parser.parse_args()
-    images = data.load_packaged()
+    digits = data.load_packaged()
     results: dict[str, Any] = {}
     cases = list(itertools.product(FIRST, arguments.inner, (False, True)))
     for method, inner, guarded in track(cases, "training"):
@@ -124,7 +124,7 @@ def main() -> None:
         if guarded:
             made = functools.partial(under_guard, made, arguments.explosion)
         results[f"{method} | {inner} | {guarded}"] = run(
-            images,
+            digits,
             arguments.seed,
             made,
             INNER[inner],

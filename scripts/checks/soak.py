@@ -107,9 +107,9 @@ def main() -> int:
             compilations.append(seconds) if "backend_compile" in event else None
         )
     )
-    images = data.load_packaged()
-    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
-    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, images.num_classes)
+    digits = data.load_packaged()
+    pixels, labels = jnp.asarray(digits.images), jnp.asarray(digits.labels)
+    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, digits.num_classes)
     optimizers = {name: hyperlr.guard(make()) for name, make in METHODS.items()}
     steps = {name: make_step(tx) for name, tx in optimizers.items()}
     init = jax.jit(lambda key: mlp.init_mlp(key, widths))
@@ -122,7 +122,7 @@ def main() -> int:
             types = set()
             for k, name in enumerate(METHODS):
                 rng = np.random.default_rng([round_, k])
-                train_indices, val_indices = data.split_indices(images, round_)
+                train_indices, val_indices = data.split_indices(digits, round_)
                 train = batches.epoch_batches(rng, train_indices, NUM_STEPS, BATCH)
                 val = batches.independent_batches(rng, val_indices, NUM_STEPS, BATCH)
                 params = init(jax.random.key(round_))
