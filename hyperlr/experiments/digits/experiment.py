@@ -94,20 +94,28 @@ def outcomes(results: Results) -> Outcomes:
     settings, data, arrays = results
     grids, searches, chosen = {}, {}, {}
     for name, candidates in settings.numbers.items():
-        found = arrays.get(f"search-{name}")
-        numbers = _numbers(settings, name, found)
-        groups = [arrays[each] for each in _groups(settings, data, name)]
-        grids[name] = grid.collect(groups, numbers, settings.num_seeds)
-        if found is not None:
+        grids[name], chosen[name] = _grid(settings, data, name, arrays)
+        if f"search-{name}" in arrays:
+            found = arrays[f"search-{name}"]
             searches[name] = Search(candidates, _search_seeds(settings), found)
-            chosen[name] = numbers.index(float(found["number"]))
-        else:
-            chosen[name] = grids[name].best(data.num_classes) if METHODS[name].symbol else 0
     optimized = [
         results.read(f"lrs_opt-{seed}", lrs_opt.Optimized)
         for seed in range(_num_lrs_seeds(settings))
     ]
     return Outcomes(settings, data, searches, grids, chosen, optimized)
+
+
+def _grid(
+    settings: Settings, data: Data, name: str, arrays: Mapping[str, Arrays]
+) -> tuple[grid.Grid, int]:
+    """Returns what a method did, and the index of the number that it is shown with."""
+    found = arrays.get(f"search-{name}")
+    numbers = _numbers(settings, name, found)
+    groups = [arrays[each] for each in _groups(settings, data, name)]
+    whole = grid.collect(groups, numbers, settings.num_seeds)
+    if found is not None:
+        return whole, numbers.index(float(found["number"]))
+    return whole, whole.best(data.num_classes) if METHODS[name].symbol else 0
 
 
 def make_method(name: str, settings: Settings) -> training.MakeOptimizer:
@@ -226,16 +234,7 @@ def _optimize(settings: Settings, data: Data, seed: int, work: Work) -> lrs_opt.
     assert settings.lrs is not None
     start = np.full(settings.num_steps, LEARNING_RATE, np.float32)
     if work.needed:
-        name = settings.lrs.start
-        found = work.needed.get(f"search-{name}")
-        numbers = _numbers(settings, name, found)
-        groups = [work.needed[each] for each in _groups(settings, data, name)]
-        lanes = grid.collect(groups, numbers, settings.num_seeds)
-        index = (
-            numbers.index(float(found["number"]))
-            if found is not None
-            else lanes.best(data.num_classes)
-        )
+        lanes, index = _grid(settings, data, settings.lrs.start, work.needed)
         trained = lanes.at(index)
         # η_0 everywhere where that run diverged.
         if not training.diverged(trained, data.num_classes)[seed]:
