@@ -88,7 +88,7 @@ def accuracies(outcomes: Outcomes) -> Figure:
         for seed, curve in enumerate(lanes.val_accuracy):
             width, alpha = (1.8, 1.0) if seed == 0 else (0.7, 0.35)
             color = METHODS[name].color
-            left.plot(lanes.curve_steps, curve, color=color, linewidth=width, alpha=alpha)
+            left.plot(lanes.curve_steps, curve, ".-", color=color, linewidth=width, alpha=alpha)
             # In the first steps all curves rise from a tenth, and none differs.
             curves.append(curve[len(curve) // 4 :])
     late = np.concatenate(curves)
