@@ -288,12 +288,27 @@ def _init(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _train_chunk(make_optimizer: MakeOptimizer, share: float | None, *arguments: Any) -> Any:
-    over_lanes = jax.vmap(
-        functools.partial(train_steps, make_optimizer, share=share),
-        in_axes=(0, 0, 0, None, None, 0, 0),
+def _train_chunk(
+    make_optimizer: MakeOptimizer,
+    share: float | None,
+    params: mlp.Params,
+    state: optax.OptState,
+    step_sizes: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    train_batches: jax.Array,
+    val_batches: jax.Array,
+) -> Any:
+    steps: Any = functools.partial(train_steps, make_optimizer, share=share)
+    if share is None:
+        over_lanes = jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))
+        return over_lanes(params, state, step_sizes, images, labels, train_batches, val_batches)
+    # One lane after another: side by side, what a method does in its first step alone, such as
+    # seeking a rate, would be done by all lanes in every step.
+    return jax.lax.map(
+        lambda lane: steps(*lane[:3], images, labels, *lane[3:]),
+        (params, state, step_sizes, train_batches, val_batches),
     )
-    return over_lanes(*arguments)
 
 
 @jax.jit
