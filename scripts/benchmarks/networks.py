@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hyperlr.experiments import cifar_models, models
-from hyperlr.experiments.networks import transformer
+from hyperlr.experiments.networks import convolutional, mlp, transformer
 
-DIGITS_WIDTHS = (784, *models.HIDDEN_WIDTHS, 10)
+DIGITS_WIDTHS = (784, *mlp.HIDDEN_WIDTHS, 10)
 DIGITS_BATCH = 100
 
 _LENGTH, _BATCH = 64, 32
@@ -32,11 +31,11 @@ def _images(key: jax.Array, *shape: int) -> tuple[jax.Array, jax.Array]:
 
 def _digits_loss(params: Any, batch: Any) -> jax.Array:
     images, labels = batch
-    return models.cross_entropy(models.apply_mlp(params, images), labels)
+    return mlp.cross_entropy(mlp.apply_mlp(params, images), labels)
 
 
 def _convolutional() -> Network:
-    model = cifar_models.Vgg11(num_classes=10, width=16)
+    model = convolutional.Vgg11(num_classes=10, width=16)
 
     def init(key: jax.Array) -> Any:
         return model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)["params"]
@@ -45,7 +44,7 @@ def _convolutional() -> Network:
         images, labels = batch
         # Batches are normalized by their own statistics; the running ones are dropped.
         logits, _ = model.apply({"params": params}, images, train=True, mutable="batch_stats")
-        return models.cross_entropy(logits, labels)
+        return mlp.cross_entropy(logits, labels)
 
     return Network("VGG-11 of an eighth", init, loss, lambda key: _images(key, 64, 32, 32, 3))
 
@@ -64,7 +63,7 @@ def _transformer(name: str, stacked: bool) -> Network:
 NETWORKS = {
     "digits": Network(
         "digits, 784-500-500-500-10",
-        lambda key: models.init_mlp(key, DIGITS_WIDTHS),
+        lambda key: mlp.init_mlp(key, DIGITS_WIDTHS),
         _digits_loss,
         lambda key: _images(key, DIGITS_BATCH, DIGITS_WIDTHS[0]),
     ),

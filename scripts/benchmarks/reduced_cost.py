@@ -31,7 +31,8 @@ from rich.table import Table
 from steps import time_rounds
 
 import hyperlr
-from hyperlr.experiments import data, models, training
+from hyperlr.experiments import data, training
+from hyperlr.experiments.networks import mlp
 
 RATE, BATCH = 0.01, 100
 TIMED_STEPS = 32
@@ -122,7 +123,7 @@ def learn(step: Step, tx: Any, images: data.Data, seeds: int, num_steps: int) ->
 
     @jax.jit
     def accuracy(params: Any, pixels: Any, labels: Any) -> jax.Array:
-        return models.accuracy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
+        return mlp.accuracy(mlp.apply_mlp(params, data.as_inputs(pixels)), labels)
 
     schedules, val_accuracy, test_accuracy = [], [], []
     for seed in range(seeds):
@@ -132,7 +133,7 @@ def learn(step: Step, tx: Any, images: data.Data, seeds: int, num_steps: int) ->
             [0.0],
             num_steps=num_steps,
             batch_size=BATCH,
-            hidden_widths=models.HIDDEN_WIDTHS,
+            hidden_widths=mlp.HIDDEN_WIDTHS,
         )
         one = jax.tree.map(lambda x: x[0], lanes)
         (params, _), rates = run(one.params, pixels, labels, one.train_batches, one.val_batches)
@@ -152,8 +153,8 @@ def time_ratios(steps: dict[str, tuple[Step, Any]], images: data.Data, rounds: i
     pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
     rng = np.random.default_rng(0)
     batches = rng.integers(len(labels), size=(TIMED_STEPS, 2, BATCH), dtype=np.int32)
-    widths = (pixels.shape[1], *models.HIDDEN_WIDTHS, images.num_classes)
-    params = models.init_mlp(jax.random.key(0), widths)
+    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, images.num_classes)
+    params = mlp.init_mlp(jax.random.key(0), widths)
     runs = []
     for step, tx in track(steps.values(), "compiling"):
         state = tx.init(params)

@@ -9,7 +9,8 @@ import pytest
 from problems.networks import NETWORK_SIZES, mlp_params, network_loss
 
 import hyperlr
-from hyperlr.experiments import cifar_models, models
+from hyperlr.experiments.networks import mlp
+from hyperlr.experiments.networks.convolutional import Vgg11
 
 
 def digits():
@@ -20,14 +21,14 @@ def digits():
 
 def convolutional():
     """VGG-11 of an eighth, whose batches are normalized by their own statistics."""
-    network = cifar_models.Vgg11(num_classes=10, width=8)
+    network = Vgg11(num_classes=10, width=8)
     images = shape(32, 32, 32, 3)
     variables = jax.eval_shape(functools.partial(network.init, train=False), KEY, images)
 
     def loss(params, batch):
         images, labels = batch
         logits, _ = network.apply({"params": params}, images, train=True, mutable="batch_stats")
-        return models.cross_entropy(logits, labels)
+        return mlp.cross_entropy(logits, labels)
 
     return variables["params"], loss, (images, shape(32, dtype=jnp.int32))
 

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import hyperlr
-from hyperlr.experiments import data, models
+from hyperlr.experiments import data
+from hyperlr.experiments.networks import mlp
 
 CURVATURE, STEPS, BETA, PEAK, WARMUP = np.array([0.3, 1.0, 3.0]), 20, 1e-2, 0.1, 5
 
@@ -106,12 +107,12 @@ def test_a_factor_of_a_warmup_and_a_cosine_ends_as_well_as_a_learned_rate_withou
         ),
         "schedule": optax.with_extra_args_support(inner(schedule)),
     }
-    params = models.init_mlp(jax.random.key(0), (784, 32, 10))
+    params = mlp.init_mlp(jax.random.key(0), (784, 32, 10))
     train, val = (jnp.asarray(x) for x in data.split_indices(digits, 0))
 
     def mean_loss(params, images, labels):
-        logits = models.apply_mlp(params, data.as_inputs(jnp.asarray(images)))
-        return models.cross_entropy(logits, jnp.asarray(labels))
+        logits = mlp.apply_mlp(params, data.as_inputs(jnp.asarray(images)))
+        return mlp.cross_entropy(logits, jnp.asarray(labels))
 
     def of_indices(params, indices):
         return mean_loss(
