@@ -1,6 +1,5 @@
 """One run of one method on one task: a single program, of which seeds and rates are arguments."""
 
-import functools
 import time
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments.comparison.entrants import ENTRANTS
-from hyperlr.experiments.comparison.tasks import TASKS, Data
+from hyperlr.experiments.comparison.entrants import ENTRANTS, Entrant
+from hyperlr.experiments.comparison.tasks import TASKS, Data, Task
 
 NUM_POINTS = 10
 """How often a run is evaluated, C."""
@@ -53,14 +52,15 @@ def train(
     rates = task.rates[inner] if ENTRANTS[entrant_name].tuned else (float("nan"),)
     points = _points(num_steps)
     of_rates: list[list[dict[str, Any]]] = [[] for _ in rates]
+    run, compiled = _run(task, ENTRANTS[entrant_name], inner, num_steps), None
     for seed in range(num_seeds):
         data = jax.tree.map(jnp.asarray, task.make_data(seed))
-        run = _program(task_name, entrant_name, inner, num_steps)
-        arguments = (jnp.asarray(rates[0]), jax.random.key(seed), data)
-        compiled = run.lower(*arguments).compile()
+        key = jax.random.key(seed)
+        if compiled is None:  # data of all seeds have the same shapes
+            compiled = jax.jit(run).lower(jnp.asarray(rates[0]), key, data).compile()
         for index, rate in enumerate(rates):
             start = time.perf_counter()
-            found = jax.block_until_ready(compiled(jnp.asarray(rate), *arguments[1:]))
+            found = jax.block_until_ready(compiled(jnp.asarray(rate), key, data))
             seconds = time.perf_counter() - start
             of_rates[index].append({**found, "run_seconds": seconds})
             advance(1.0 / (len(rates) * num_seeds))
@@ -77,10 +77,8 @@ def _points(num_steps: int) -> list[int]:
     return [num_steps - span * i for i in reversed(range(NUM_POINTS))]
 
 
-@functools.lru_cache(maxsize=1)  # one program for all seeds of a part, and no pile of them
-def _program(task_name: str, entrant_name: str, inner: str, num_steps: int) -> Any:
-    """The jitted run: (rate, key, data) → scores, losses and rates at every point, [C] each."""
-    task, entrant = TASKS[task_name], ENTRANTS[entrant_name]
+def _run(task: Task, entrant: Entrant, inner: str, num_steps: int) -> Any:
+    """The run, a function (rate, key, data) → scores, losses and rates at every point, [C] each."""
     # All spans have one length; what is left over is made first, before the first of them.
     span = num_steps // NUM_POINTS
 
@@ -115,4 +113,4 @@ def _program(task_name: str, entrant_name: str, inner: str, num_steps: int) -> A
         carry, _ = jax.lax.scan(step, carry, jnp.arange(left_over))
         return jax.lax.scan(point, carry, left_over + span * jnp.arange(NUM_POINTS))[1]
 
-    return jax.jit(run)
+    return run
