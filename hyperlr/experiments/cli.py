@@ -131,6 +131,23 @@ for _name, _folder, _what in (
 
 
 @app.command()
+def compare(
+    preset: PresetOption = Preset.quick,
+    seeds: Seeds = None,
+    out: Out = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="This task alone; may be repeated.")
+    ] = None,
+    method: Methods = None,
+) -> None:
+    """Compares auto with tuned rates and rate-free optimizers on nine tasks, at equal cost."""
+    from hyperlr.experiments.comparison.experiment import EXPERIMENT
+
+    tasks, methods = (tuple(names) if names else None for names in (task, method))
+    _run(EXPERIMENT, preset, None, out, num_seeds=seeds, tasks=tasks, methods=methods)
+
+
+@app.command()
 def cifar10(
     preset: PresetOption = Preset.smoke,
     seeds: Seeds = None,
