@@ -40,7 +40,7 @@ ALLOWED_IN_EXPERIMENTS = {
     "networks": {"networks"},
     "training": {"data", "methods", "networks"},
     "curvature": SHARED_BY_EXPERIMENTS | {"curvature", "surfaces"},  # for Beale's function
-    "cli": {"core", "digits", "cifar"},  # and others by their names, when they are run
+    "cli": {"core", "digits", "cifar", "comparison"},  # and others by their names
 }
 
 
