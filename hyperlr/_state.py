@@ -58,6 +58,7 @@ class Settings:
       loss_hyperparams: names of the hyperparameters that are the loss's.
       needs_product: whether the method uses products with the Hessian at all.
       finds_first_rate: whether the first update looks for the learning rate to begin with.
+      rates: names of the hyperparameters that the update is proportional to.
     """
 
     every: int = 1
@@ -65,6 +66,7 @@ class Settings:
     loss_hyperparams: tuple[str, ...] = ()
     needs_product: bool = True
     finds_first_rate: bool = False
+    rates: tuple[str, ...] = ()
 
 
 class Tangent(NamedTuple):
@@ -116,6 +118,7 @@ class OnlineState(NamedTuple):
       step_count: int32, the number of updates since Z was 0: at the start, or after a rollback of
         :func:`hyperlr.guard`.
       hyperparams: η of the last update, a dict of scalars.
+      lower: the lower bound of every η; where :func:`hyperlr.guard` cuts a rate, it gives way.
       hypergradient: Δη of the last update, one for each name; 0 where it was not finite.
       discount: μ of the last update, one for each name.
       horizon: c of the last update, one for each name.
@@ -132,6 +135,7 @@ class OnlineState(NamedTuple):
     awaits_rate: jax.Array | None
     step_count: jax.Array
     hyperparams: dict[str, jax.Array]
+    lower: PerName
     hypergradient: PerName
     discount: PerName
     horizon: PerName

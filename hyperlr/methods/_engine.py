@@ -3,6 +3,7 @@
 HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from hyperlr._linearize import Products
 from hyperlr._state import Bound, OnlineState, PerName, Settings, Tangent, is_due
 from hyperlr._trees import Tree
 from hyperlr.methods._average import first_average
+from hyperlr.methods._rates import rates_of
 from hyperlr.methods._recursion import Method, begin, full_step, hidden, plain_step
 
 # Keys of hyperlr.metrics, which would hide a hyperparameter of the same name.
@@ -302,7 +304,7 @@ def _init(
     of_inner = {name: initial[name] for name in method.inner_names}
     inner_state = method.inner(**of_inner).init(params)
     inner_state = _trees.cast_like(inner_state, inner_state)
-    moves = _moves(method, of_inner, params, inner_state)
+    moves, rates = _moves_and_rates(method, of_inner, params, inner_state)
 
     def zeros() -> PerName:
         return PerName((name, jnp.zeros((), dtype)) for name in hyperparams)
@@ -318,10 +320,11 @@ def _init(
     tangent = tangents()
     hyper_state = method.rule.init(initial)
     return OnlineState(
-        settings=method.settings,
+        settings=dataclasses.replace(method.settings, rates=rates),
         awaits_rate=jnp.array(True) if method.settings.finds_first_rate else None,
         step_count=jnp.zeros((), jnp.int32),
         hyperparams=initial,
+        lower=PerName((name, jnp.asarray(method.bounds[name][0], dtype)) for name in hyperparams),
         hypergradient=zeros(),
         discount=zeros(),
         horizon=zeros(),
@@ -337,18 +340,21 @@ def _init(
     )
 
 
-def _moves(method: Method, of_inner: Hyperparams, params: Tree, inner_state: Tree) -> Tangent:
-    """What the hyperparameters can move, out of the parameters and the inner optimizer's state."""
+def _moves_and_rates(
+    method: Method, of_inner: Hyperparams, params: Tree, inner_state: Tree
+) -> tuple[Tangent, tuple[str, ...]]:
+    """What the hyperparameters can move of the parameters and the inner state; and the rates."""
     floats = Tangent(_trees.floats_of(params), _trees.floats_of(inner_state))
     if not jax.tree.leaves(floats.params):
-        return floats
+        return floats, ()
     # What an inner optimizer may ask for; only shapes and dtypes of it are looked at.
     value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
     inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
     given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
     step = functools.partial(_inner_step.inner_step, method.inner, given)
     through_grads = bool(method.settings.loss_hyperparams)
-    return _inner_step.movable(step, of_inner, inputs, through_grads)
+    moves = _inner_step.movable(step, of_inner, inputs, through_grads)
+    return moves, rates_of(step, of_inner, inputs)
 
 
 def _products(

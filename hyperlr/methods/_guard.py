@@ -1,6 +1,10 @@
-"""A guard around an optimizer: a step that goes wrong is taken back, and the rates are cut."""
+"""A guard around an optimizer: a step that goes wrong is taken back, and the rates are cut.
 
-import functools
+It must cost next to nothing where nothing goes wrong. So a step is judged by its loss and by one
+reduction of its update, good parameters are chosen at a cadence, and all that happens when a step
+is taken back is in the body of a loop that otherwise is not entered.
+"""
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,39 +12,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _numbers, _trees
+from hyperlr import _checks, _inner_step, _numbers, _trees
 from hyperlr._trees import Tree
-from hyperlr.methods._restart import is_online, restarted, without_tangents
+from hyperlr.methods import _restart
+from hyperlr.methods._losses import Action, Losses, Verdict, judge, no_losses
 
-# Weight of the newest loss in the mean and in the noise, and of the mean in a best that is lower.
-_MEAN_WEIGHT = 0.1
-_BEST_WEIGHT = 0.01
-
-# What is noise deviates by less than so many mean absolute deviations: a loss, and the smoothed
-# loss, which deviates less.
-_DEVIATIONS = 6.0
-_MEAN_DEVIATIONS = 2.0
-
-# What the next update starts from: a step; good parameters; the way to them, which it completes; or
-# the same parameters once more, since their loss looked like an explosion.
-_NONE, _DONE, _COMPLETE, _SUSPECT = 0, 1, 2, 3
+# Good parameters are kept for so many steps at least, and the inner state is looked at as often.
+_CADENCE = 10
 
 
-class Losses(NamedTuple):
-    """What the guard remembers of the losses: scalars of at least float32, NaN before the first.
+class Good(NamedTuple):
+    """What the guard comes back to.
 
     Attributes:
-      first: the first loss that was finite.
-      mean: an exponential moving average, over about ten steps.
-      best: the recent best of ``mean``: it follows it down at once, and up over a hundred steps,
-        but not above ``first``.
-      noise: the mean absolute deviation from ``mean``, over about ten steps.
+      params: the parameters.
+      scalars: what goes with them of the inner state, see :mod:`hyperlr.methods._restart`.
+      averages: likewise the averaged parameters of every method that has them.
     """
 
-    first: jax.Array
-    mean: jax.Array
-    best: jax.Array
-    noise: jax.Array
+    params: optax.Params
+    scalars: tuple[jax.Array, ...]
+    averages: tuple[Tree, ...]
 
 
 class GuardState(NamedTuple):
@@ -48,24 +40,28 @@ class GuardState(NamedTuple):
 
     Attributes:
       inner_state: state of the guarded transformation.
-      good_params: the last parameters at which the smoothed loss was at its recent best.
-      good_state: the state that goes with them, without tangents, which are forgotten anyway.
+      good: what to come back to; ``good_params`` for short are the parameters of it.
       losses: what an explosion is told by.
-      recovery: int32, 0 where the last update was a step; 1 where it came back to
-        ``good_params``; 2 where the next has to complete the way; 3 where it waited.
-      scale: float32, factor of the updates; 1 where the learning rate itself can be cut.
+      last_action: int32, what the last update did, a :class:`hyperlr.methods._losses.Action`.
+      num_steps: int32, steps since the good parameters were chosen, or since a return to them.
+      scale: float32, factor of the updates of parameters for which no rate is learned.
       num_rollbacks: int32, how many steps were taken back.
       num_explosions: int32, how many of them for a loss that was finite, but exploded.
     """
 
     inner_state: optax.OptState
-    good_params: optax.Params
-    good_state: optax.OptState
+    good: Good
     losses: Losses
-    recovery: jax.Array
+    last_action: jax.Array
+    num_steps: jax.Array
     scale: jax.Array
     num_rollbacks: jax.Array
     num_explosions: jax.Array
+
+    @property
+    def good_params(self) -> optax.Params:
+        """The last parameters at which the smoothed loss was seen at its recent best."""
+        return self.good.params
 
 
 def guard(
@@ -73,24 +69,28 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes back every step that goes wrong, and goes on with smaller rates.
 
-    A step is wrong where the loss, a gradient, the update, the new parameters or the new state is
-    not finite, and where the loss has exploded::
+    A step is wrong where the loss or the update is not finite (or the squares of the update have no
+    finite sum), and where the loss has exploded::
 
         L_t > best + max((explosion − 1) · max(|best|, |L_0| / explosion), 6 · noise)
 
     with ``best`` the recent best of the smoothed loss and ``noise`` its recent mean absolute
     deviation: for positive losses, past ``explosion`` times the recent best, if that is not small
     beside the first loss, and if minibatches do not differ as much. One minibatch may be an
-    outlier, so that the guard first waits: the update is 0, and the loss of the same parameters on
-    the next minibatch decides. Where the smoothed loss had fallen below the first one, by more than
-    2 · ``noise``, and is above it again, what was learned is lost, and that is an explosion, too.
+    outlier, so that the step is taken all the same, and the loss of the next minibatch decides.
+    Where the smoothed loss had fallen below the first one, by more than 2 · ``noise``, and is above
+    it again, what was learned is lost, and that is an explosion, too. What goes wrong in the
+    derivatives of a method of this library is no fault of the step: the method passes over it.
 
     The update is then the difference to the last good parameters, those at which the smoothed loss
-    was at its recent best. Their state comes back, too, except that the tangents are forgotten and
-    the rates are multiplied by ``cut``: η, and β (or γ) with κ. Where that goes wrong again, they
-    are cut again. Of a transformation that learns no learning rate, the updates are cut instead,
-    for good. Coming back from afar takes two updates, since the first one rounds; the gradients
-    that the second is called with are not used.
+    was at its recent best. They are chosen anew after ten steps at the earliest, and where the
+    arrays of the inner state are finite; that they are not is a fault that is found then. Averages
+    come back to what they were, momenta and tangents start anew. The rates become ``cut`` times
+    what they were, with β (or γ) and κ; where that goes wrong again, they are cut again. A rate is
+    a learned hyperparameter that the update is proportional to, whatever its name, and a lower
+    bound gives way to the cut. Where no rate is learned, as in a part of a partition, the updates
+    are cut instead, for good. Coming back from afar takes two updates, since the first one rounds;
+    the gradients that the second is called with are not used.
 
     End a run with ``state.good_params``: nothing has looked at the last update yet.
 
@@ -108,7 +108,7 @@ def guard(
       scalar. Without it, ``value_fn(params)`` is evaluated, which under one ``jit`` XLA merges with
       the loss that the gradients were computed from; with neither, explosions are not looked for.
       The state is a valid ``lax.scan`` carry; under ``vmap`` each lane is guarded alone. It holds
-      one more copy of the parameters and of the inner optimizer's state.
+      one more copy of the parameters, and of the averaged ones where there are any.
       :func:`hyperlr.metrics` has ``num_rollbacks`` and ``num_explosions``.
 
     Raises:
@@ -143,18 +143,16 @@ def guard(
     _checks.check_float_scalar("cut", cut, 0.0, 1.0)
     if _checks.is_zero(cut):
         raise ValueError("cut must be above 0, or no learning rate could be learned any more")
-    guarded = optax.with_extra_args_support(tx)
 
     def init_fn(params: optax.Params) -> GuardState:
-        inner_state = guarded.init(params)
-        dtype = _trees.accumulation_dtype(params)
+        inner_state = tx.init(params)
         # Every leaf is its own buffer, so that the state can be donated.
         return GuardState(
             inner_state=inner_state,
-            good_params=jax.tree.map(jnp.copy, params),
-            good_state=jax.tree.map(jnp.copy, without_tangents(inner_state)),
-            losses=Losses(*(jnp.full((), jnp.nan, dtype) for _ in Losses._fields)),
-            recovery=jnp.full((), _NONE, jnp.int32),
+            good=jax.tree.map(jnp.copy, _good(params, inner_state)),
+            losses=no_losses(_trees.accumulation_dtype(params)),
+            last_action=jnp.array(Action.STEP.value, jnp.int32),
+            num_steps=jnp.zeros((), jnp.int32),
             scale=jnp.ones((), jnp.float32),
             num_rollbacks=jnp.zeros((), jnp.int32),
             num_explosions=jnp.zeros((), jnp.int32),
@@ -175,50 +173,34 @@ def guard(
         loss = _loss(value, value_fn, params, state.losses)
         given = {"value": value, "value_fn": value_fn}
         extra_args |= {name: x for name, x in given.items() if x is not None}
+        extra_args = _inner_step.accepted_args(tx.update, extra_args)
 
-        # Subtracting parameters that ran away rounds off those that they were to come back to. The
-        # next update, from close by, completes the way; its loss and gradients are not looked at.
-        completes = state.recovery == _COMPLETE
-        usable = _all_finite((updates, loss)) & ~completes
-        bound = state.losses.best + _margin(state.losses, explosion)
-        # Just come back, there are no better parameters: the losses there are what they are.
-        outlies = usable & _is_above(loss, bound) & (state.recovery != _DONE)
-        # One minibatch may be an outlier, and cutting the rates would not make it any better.
-        waits = outlies & (state.recovery != _SUSPECT)
-        losses = _remembered(loss, bound, state)
-        exploded = usable & ~waits & (outlies | _is_lost(losses, explosion))
-        is_sound = usable & ~waits & ~exploded
-        is_good = is_sound & ~(losses.mean > losses.best)
-        good_params = _select(is_good, params, state.good_params)
-        good_state = _select(is_good, without_tangents(state.inner_state), state.good_state)
+        verdict, good, is_new = _decided(loss, params, state, explosion)
+        stepped, new_state = tx.update(updates, state.inner_state, params, **extra_args)
+        stepped = _scaled(stepped, state)
+        steps = (verdict.action <= Action.SUSPECT) & _leads_to_finite(params, stepped)
+        completes = verdict.action == Action.COMPLETE
+        returns = ~(steps | completes)
+        factor = jnp.where(returns, jnp.asarray(cut, jnp.float32), jnp.ones((), jnp.float32))
 
-        stepped, new_state = guarded.update(updates, state.inner_state, params, **extra_args)
-        learns = any(map(is_online, jax.tree.leaves(state.inner_state, is_leaf=is_online)))
-        if not learns:
-            stepped = jax.tree.map(
-                lambda u: (state.scale * u).astype(u.dtype) if _trees.is_float(u) else u, stepped
-            )
-        works = (
-            is_sound
-            & _all_finite(optax.apply_updates(params, stepped))
-            & _stays_finite(state.inner_state, new_state)
-        )
-        fails = ~works & ~completes & ~waits
-        factor = jnp.where(fails, cut, 1.0)
-        old_state = restarted(good_state, state.inner_state, factor)
-        target = _select(waits, params, good_params)
-        return (
-            jax.tree.map(functools.partial(_step_or_way_back, works), stepped, target, params),
-            GuardState(
-                inner_state=_select(works, new_state, _select(waits, state.inner_state, old_state)),
-                good_params=good_params,
-                good_state=_select(works, good_state, without_tangents(old_state)),
-                losses=_select(is_sound, losses, state.losses),
-                recovery=_recovery(works, waits, is_good | completes),
-                scale=state.scale if learns else (factor * state.scale).astype(jnp.float32),
-                num_rollbacks=_plus(state.num_rollbacks, fails),
-                num_explosions=_plus(state.num_explosions, exploded),
-            ),
+        def come_back(target: optax.Params) -> tuple[optax.Updates, optax.OptState]:
+            anew = _restart.restarted(tx.init(target), good.scalars, good.averages, factor)
+            return jax.tree.map(_way_back, stepped, target, params), anew
+
+        updates, inner_state = _replaced(~steps, come_back, good.params, (stepped, new_state))
+        # A first step may have found the first rate, which is not to be looked for again.
+        begins = returns | (steps & (state.num_steps == 0))
+        scalars = _select(begins, _restart.scalars_of(inner_state), good.scalars)
+        action = jnp.where(returns, Action.RETURN, verdict.action).astype(jnp.int32)
+        return updates, GuardState(
+            inner_state=inner_state,
+            good=good._replace(scalars=scalars),
+            losses=_select(steps, verdict.losses, state.losses),
+            last_action=action,
+            num_steps=_num_steps(state.num_steps, is_new, steps, returns),
+            scale=factor * state.scale,
+            num_rollbacks=_plus(state.num_rollbacks, returns),
+            num_explosions=_plus(state.num_explosions, verdict.has_exploded),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -238,99 +220,106 @@ def _loss(
     return loss.astype(losses.first.dtype)
 
 
-def _is_above(loss: jax.Array | None, bound: jax.Array) -> jax.Array:
-    """Whether a finite loss is above the bound, which is NaN before the first loss."""
-    return jnp.zeros((), bool) if loss is None else jnp.isfinite(loss) & (loss > bound)
+def _good(params: optax.Params, inner_state: optax.OptState) -> Good:
+    return Good(params, _restart.scalars_of(inner_state), _restart.averages_of(inner_state))
 
 
-def _margin(losses: Losses, explosion: float | jax.Array) -> jax.Array:
-    """How far above the best a loss may rise."""
-    unit = jnp.maximum(jnp.abs(losses.best), jnp.abs(losses.first) / explosion)
-    return jnp.maximum((explosion - 1.0) * unit, _DEVIATIONS * losses.noise)
+def _decided(
+    loss: jax.Array | None,
+    params: optax.Params,
+    state: GuardState,
+    explosion: float | jax.Array,
+) -> tuple[Verdict, Good, jax.Array]:
+    """What to do, what to come back to from now on, and whether that is newly chosen."""
+    verdict = judge(loss, state.losses, state.last_action, explosion)
+
+    def look() -> jax.Array:
+        is_sound = _restart.is_finite(state.inner_state)
+        return jnp.where(is_sound, Action.STEP, Action.RETURN).astype(jnp.int32)
+
+    is_time = (state.num_steps >= _CADENCE) & (verdict.action == Action.STEP)
+    looks = is_time & (verdict.is_best | (state.num_steps % _CADENCE == 0))
+    action = jax.lax.cond(looks, look, lambda: verdict.action)
+    chooses = is_time & verdict.is_best & (action == Action.STEP)
+    good = jax.lax.cond(chooses, lambda: _good(params, state.inner_state), lambda: state.good)
+    return verdict._replace(action=action), good, chooses
 
 
-def _is_lost(losses: Losses, explosion: float | jax.Array) -> jax.Array:
-    """Whether the smoothed loss had fallen by more than noise, and is above the first again."""
-    has_learned = losses.first > losses.best + _MEAN_DEVIATIONS * losses.noise
-    return jnp.isfinite(explosion) & has_learned & (losses.mean > losses.first)
+def _scaled(updates: optax.Updates, state: GuardState) -> optax.Updates:
+    """The updates, cut where no rate is learned."""
+
+    def scaled(update: jax.Array, has_rate: bool) -> jax.Array:
+        if has_rate or not _trees.is_float(update):
+            return update
+        return state.scale.astype(update.dtype) * update
+
+    learned = _restart.leaves_with_a_rate(state.inner_state, updates)
+    return jax.tree.map(scaled, updates, learned)
 
 
-def _remembered(loss: jax.Array | None, bound: jax.Array, state: GuardState) -> Losses:
-    """The losses with one more; after a rollback it says what to expect there."""
-    if loss is None:
-        return state.losses
-    # What was waited for was an outlier then. It counts for as much as is allowed, or it would hide
-    # all that come after it.
-    outlier = _with_one_more(state.losses, bound, begins=False)
-    losses = _select(state.recovery == _SUSPECT, outlier, state.losses)
-    return _with_one_more(losses, loss, jnp.isnan(losses.first) | (state.recovery == _DONE))
+def _leads_to_finite(params: optax.Params, updates: optax.Updates) -> jax.Array:
+    """Whether the parameters stay finite, as far as the updates can tell.
+
+    Those whose squares do not overflow add nothing to numbers so large that the sum could.
+    """
+
+    def is_narrow(param: jax.Array) -> bool:
+        return _trees.is_float(param) and float(jnp.finfo(jnp.result_type(param)).max) < 1e30
+
+    with jax.numpy_dtype_promotion("standard"):
+        moved = jax.tree.map(
+            lambda w, u: (w + u).astype(w.dtype) if is_narrow(w) else None, params, updates
+        )
+    return _numbers.has_finite_norm(updates) & _numbers.all_finite(moved)
 
 
-def _with_one_more(losses: Losses, loss: jax.Array, begins: bool | jax.Array) -> Losses:
-    """The losses with one more, which may be the first from where it was measured."""
-    first, mean, best, noise = losses
-    is_first = jnp.isnan(first)
-    # The difference of two finite losses can overflow: it is held, and means are convex sums.
-    deviation = jnp.where(begins, noise, _numbers.saturated(jnp.abs(loss - mean)))
-    mean = jnp.where(begins, loss, (1 - _MEAN_WEIGHT) * mean + _MEAN_WEIGHT * loss)
-    risen = (1 - _BEST_WEIGHT) * best + _BEST_WEIGHT * mean
-    risen = jnp.minimum(risen, jnp.maximum(first, best))
-    return Losses(
-        first=jnp.where(is_first, loss, first),
-        mean=mean,
-        best=jnp.where(begins, loss, jnp.minimum(mean, risen)),
-        # Not known at first, and better taken for large.
-        noise=jnp.where(
-            is_first,
-            jnp.abs(loss) / 2,
-            (1 - _MEAN_WEIGHT) * noise + _MEAN_WEIGHT * deviation,
-        ),
-    )
+def _way_back(step: jax.Array, good: jax.Array, param: jax.Array) -> jax.Array:
+    """The update of one leaf; integers have none.
 
-
-def _recovery(works: jax.Array, waits: jax.Array, at_good: jax.Array) -> jax.Array:
-    """What the next update starts from."""
-    back = jnp.where(at_good, _DONE, _COMPLETE)
-    return jnp.where(works, _NONE, jnp.where(waits, _SUSPECT, back)).astype(jnp.int32)
-
-
-def _step_or_way_back(
-    works: jax.Array, step: jax.Array, good: jax.Array, param: jax.Array
-) -> jax.Array:
-    """The update of one leaf; integers have none."""
+    Subtracting parameters that ran away rounds off those that they were to come back to, and a way
+    that overflows is gone as far as it can be told. The next update, from close by, completes it.
+    """
     if not _trees.is_float(step):
         return step
-    # A way that overflows is gone as far as it can be told, and completed by the next update.
-    return jnp.where(works, step, _numbers.saturated((good - param).astype(step.dtype)))
+    with jax.numpy_dtype_promotion("standard"):
+        return _numbers.saturated((good - param).astype(step.dtype))
+
+
+def _replaced(
+    condition: jax.Array, replacement: Callable[[Tree], Tree], argument: Tree, tree: Tree
+) -> Tree:
+    """``tree``, or ``replacement(argument)``, of the same shapes, where ``condition`` holds.
+
+    A loop that is run through once or not at all: XLA leaves a carry where it is, while it copies
+    what a condition only passes on.
+    """
+
+    def replace(carry: tuple[jax.Array, Tree]) -> tuple[jax.Array, Tree]:
+        is_first, old = carry
+        # What does not depend on the carry is taken out of a loop, and computed at every step.
+        shown = jax.tree.map(lambda x: jnp.where(is_first, x, jnp.zeros_like(x)), argument)
+        new = jax.tree.map(lambda x, y: jnp.asarray(x).astype(y.dtype), replacement(shown), old)
+        return ~is_first, new
+
+    return jax.lax.while_loop(lambda carry: carry[0], replace, (condition, tree))[1]
+
+
+def _num_steps(
+    num_steps: jax.Array, is_new: jax.Array, steps: jax.Array, returns: jax.Array
+) -> jax.Array:
+    """0 after a return alone, so that the first step from there is known for what it is."""
+    after = jnp.where(is_new, 1, optax.safe_increment(num_steps))
+    found = jnp.where(returns, 0, jnp.where(steps, after, num_steps))
+    return found.astype(jnp.int32)
 
 
 def _select(condition: jax.Array, if_true: Tree, if_false: Tree) -> Tree:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), if_true, if_false)
+    """One of two trees like each other."""
 
+    def select(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.lax.select(condition, jnp.asarray(x), jnp.asarray(y))
 
-def _all_finite(tree: Tree) -> jax.Array:
-    """Whether all floating-point numbers are finite."""
-    # Several times faster on CPU than the conjunction of isfinite; NaN wins every maximum.
-    largest = [
-        jnp.isfinite(jnp.max(jnp.abs(x), initial=0))
-        for x in jax.tree.leaves(tree)
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-    ]
-    return functools.reduce(jnp.logical_and, largest, jnp.ones((), bool))
-
-
-def _stays_finite(old_state: optax.OptState, new_state: optax.OptState) -> jax.Array:
-    """Whether the new state is finite; a scalar of it may go on being what it was before.
-
-    The best value that an optimizer has seen, for one, begins as an infinity.
-    """
-
-    def replaced(old: jax.Array, new: jax.Array) -> jax.Array:
-        if jnp.ndim(new) > 0 or not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
-            return new
-        return jnp.where(jnp.isfinite(old), new, jnp.zeros_like(new))
-
-    return _all_finite(jax.tree.map(replaced, old_state, new_state))
+    return jax.tree.map(select, if_true, if_false)
 
 
 def _plus(count: jax.Array, happened: jax.Array) -> jax.Array:

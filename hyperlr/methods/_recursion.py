@@ -82,7 +82,7 @@ def begin(
         lambda: factor * first_rate(loss_after, loss(inputs.params).astype(factor.dtype)),
         lambda: factor,
     )
-    lower, upper = method.bounds["learning_rate"]
+    lower, upper = state.lower["learning_rate"], method.bounds["learning_rate"][1]
     return state._replace(
         awaits_rate=jnp.zeros_like(state.awaits_rate),
         hyperparams=state.hyperparams | {"learning_rate": jnp.clip(found, lower, upper)},
@@ -163,6 +163,7 @@ def full_step(
         awaits_rate=state.awaits_rate,
         step_count=optax.safe_increment(state.step_count),
         hyperparams=hyperparams,
+        lower=state.lower,
         hypergradient=PerName(hypergradient),
         discount=PerName(discount),
         horizon=PerName(horizon),
@@ -254,7 +255,7 @@ def _hyper_step(
     def projected(name: str, value: jax.Array) -> jax.Array:
         # The step may overflow; an infinite η would make NaN of every gradient that is zero.
         finite = jnp.where(jnp.isnan(value), state.hyperparams[name], _numbers.saturated(value))
-        return jnp.clip(finite, *method.bounds[name])
+        return jnp.clip(finite, state.lower[name], method.bounds[name][1])
 
     return {n: projected(n, x) for n, x in values.items()}, hidden(hyper_state, state.hyperparams)
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import hyperlr
+from hyperlr.methods._losses import Action, Losses, judge, no_losses
 
 
 def remembered(first, mean, best, noise, loss):
@@ -19,46 +20,50 @@ def remembered(first, mean, best, noise, loss):
     return mean, min(mean, risen), noise
 
 
+def judged(memory, last, loss, explosion):
+    """What to do for a loss alone: the action, whether it exploded, is best, and the memory."""
+    if last == "return":
+        return "complete", False, False, memory
+    if not math.isfinite(loss):
+        return "return", False, False, memory
+    if memory is None:
+        return "step", False, True, (loss, loss, loss, abs(loss) / 2)
+    first, mean, best, noise = memory
+    if last == "complete":
+        return "step", False, True, (first, loss, loss, 0.9 * noise + 0.1 * noise)
+    margin = max((explosion - 1) * max(abs(best), abs(first) / explosion), 6 * noise)
+    outlies = loss > best + margin
+    if outlies and last != "suspect":
+        return "suspect", False, False, memory
+    new = mean, best, noise
+    if last == "suspect":  # the loss before was an outlier, held at the bound
+        new = remembered(first, *new, best + margin)
+    new = remembered(first, *new, loss)
+    lost = explosion < math.inf and new[0] > first > new[1] + 2 * new[2]
+    if outlies or lost:
+        return "return", True, False, memory
+    return "step", False, new[0] <= new[1], (first, *new)
+
+
 def reference(losses, grads, rate, explosion, cut):
     """Gradient descent under the guard, on one number, in plain Python."""
-    w, good, scale = 1.0, 1.0, 1.0
-    first = mean = best = noise = None
-    state, rollbacks, explosions, path = "steps", 0, 0, []
+    w, good, scale, memory, last = 1.0, 1.0, 1.0, None, "step"
+    num_steps, rollbacks, explosions, path = 0, 0, 0, []
     for loss, grad in zip(losses, grads, strict=True):
-        if state == "completes":
-            w, state = good, "at good"
-            path.append(w)
-            continue
-        finite = math.isfinite(loss) and math.isfinite(grad)
-        if not finite:
-            explodes = False
-        elif first is None or state == "at good":
-            explodes, is_good, mean, best = False, True, loss, loss
-            if first is None:
-                first, noise = loss, abs(loss) / 2
+        action, explodes, is_best, new = judged(memory, last, loss, explosion)
+        is_new = action == "step" and is_best and num_steps >= 10
+        good = w if is_new else good
+        if action in ("step", "suspect") and not math.isfinite(grad):
+            action = "return"
+        explosions += explodes
+        if action in ("step", "suspect"):
+            w, memory = w - scale * rate * grad, new
+            num_steps = 1 if is_new else num_steps + 1
         else:
-            margin = max((explosion - 1) * max(abs(best), abs(first) / explosion), 6 * noise)
-            outlies = loss > best + margin
-            if outlies and state != "waits":
-                state = "waits"
-                path.append(w)
-                continue
-            new = mean, best, noise
-            if state == "waits":  # the loss before was an outlier, held at the bound
-                new = remembered(first, *new, best + margin)
-            new = remembered(first, *new, loss)
-            lost = explosion < math.inf and new[0] > first > new[1] + 2 * new[2]
-            explodes = outlies or lost
-            if not explodes:
-                mean, best, noise = new
-            is_good = new[0] <= new[1]
-        if finite and not explodes:
-            if is_good:
-                good = w
-            w, state = w - scale * rate * grad, "steps"
-        else:
-            rollbacks, explosions = rollbacks + 1, explosions + explodes
-            scale, w, state = scale * cut, good, "completes"
+            w = good
+        if action == "return":
+            scale, num_steps, rollbacks = scale * cut, 0, rollbacks + 1
+        last = action
         path.append(w)
     return path, rollbacks, explosions
 
@@ -94,6 +99,58 @@ def test_every_decision_is_as_the_equations_say(explosion, sign):
     assert (state.num_rollbacks, state.num_explosions) == (rollbacks, explosions)
     assert explosions == 0 if explosion == math.inf else explosions > 5
     np.testing.assert_allclose(path, expected, rtol=1e-6, atol=1e-6)  # the scale is a float32
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("memory", "last", "loss", "action", "exploded"),
+    [
+        # Nothing is known yet, or nothing but a return to good parameters.
+        (None, Action.STEP, 1e9, Action.STEP, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.COMPLETE, 1e9, Action.STEP, False),
+        (None, Action.STEP, math.nan, Action.RETURN, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.STEP, -math.inf, Action.RETURN, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.RETURN, math.nan, Action.COMPLETE, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.COMPLETE, math.nan, Action.RETURN, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, math.nan, Action.RETURN, False),
+        # Twice the best; where that is small, half of the first loss more; six times the noise.
+        ((1.0, 1.0, 1.0, 0.1), Action.STEP, 1.99, Action.STEP, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.STEP, 2.01, Action.SUSPECT, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, 2.01, Action.RETURN, True),
+        ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, 1.0, Action.STEP, False),
+        ((1.0, 0.1, 0.1, 0.01), Action.STEP, 0.59, Action.STEP, False),
+        ((1.0, 0.1, 0.1, 0.01), Action.STEP, 0.61, Action.SUSPECT, False),
+        ((1.0, 1.0, 1.0, 0.5), Action.STEP, 3.99, Action.STEP, False),
+        ((1.0, 1.0, 1.0, 0.5), Action.STEP, 4.01, Action.SUSPECT, False),
+        ((-1.0, -1.0, -1.0, 0.1), Action.STEP, 0.01, Action.SUSPECT, False),
+        # The smoothed loss is above the first, after it had been below.
+        ((1.0, 0.99, 0.5, 0.15), Action.STEP, 1.2, Action.RETURN, True),
+        ((1.0, 0.99, 0.5, 0.1), Action.STEP, 1.0, Action.STEP, False),
+        ((1.0, 0.99, 0.9, 0.1), Action.STEP, 1.2, Action.STEP, False),
+    ],
+)
+def test_the_verdict_on_a_loss(memory, last, loss, action, exploded):
+    dtype = jnp.dtype(float)
+    losses = no_losses(dtype)
+    if memory is not None:
+        losses = Losses(jnp.array(True), *(jnp.asarray(x, dtype) for x in memory))
+    for judge_ in (judge, jax.jit(judge)):
+        found = judge_(jnp.asarray(loss, dtype), losses, jnp.asarray(last, jnp.int32), 2.0)
+        assert Action(int(found.action)) == action
+        assert found.has_exploded == exploded
+        if action != Action.STEP:
+            np.testing.assert_array_equal(found.losses, losses)
+
+
+def test_without_a_loss_the_verdict_is_to_go_on():
+    losses = no_losses(jnp.dtype(jnp.float32))
+    expected = {Action.STEP: Action.STEP, Action.RETURN: Action.COMPLETE, Action.COMPLETE: 0}
+    for last, action in expected.items():
+        found = judge(None, losses, jnp.asarray(last, jnp.int32), 2.0)
+        assert found.action == action
+        assert found.is_best
+        assert not found.has_exploded
+        assert not found.losses.has_begun
 
 
 @pytest.mark.parametrize("first", [0.6, 1.0, 1.4])

@@ -36,7 +36,7 @@ def test_digits_survive_every_step_size(digits, method):
     """Twelve decades of β or κ, and η_0 up to 100; scripts/checks/guard_table.py has the rest."""
     pairs = [(10.0**e, start) for e in range(-8, 5, 2) for start in (1e-3, 100.0)]
     lanes = training.make_lanes(
-        digits, [0] * len(pairs), pairs, num_steps=100, batch_size=50, hidden_widths=(16,)
+        digits, [0] * len(pairs), pairs, num_steps=200, batch_size=50, hidden_widths=(16,)
     )
     make = {
         "hd": lambda pair: hyperlr.hd(MOMENTUM, pair[1], pair[0]),

@@ -169,10 +169,7 @@ def run(method, guarded, tree, dtype, numbers):
             ),
             "no NaN": every(is_number, (updates, new_state)),
             "ours finite": every(jnp.isfinite, online._replace(inner_state=())),
-            # The losses are NaN before the first, and are looked at apart.
-            "finite": every(
-                jnp.isfinite, (after, new_state._replace(losses=()) if guarded else new_state)
-            ),
+            "finite": every(jnp.isfinite, (after, new_state)),
             "integers kept": jnp.all(
                 jnp.array(
                     [
@@ -184,7 +181,6 @@ def run(method, guarded, tree, dtype, numbers):
                 )
             ),
             "hyperparams": online.hyperparams,
-            "losses": new_state.losses if guarded else (),
         }
         return (after, new_state), record
 
@@ -207,7 +203,8 @@ def check_bounds(method, record):
     assert np.all((rates >= 0) & (rates <= upper))
     if "momentum" in record["hyperparams"]:
         momentum = record["hyperparams"]["momentum"]
-        assert np.all((momentum >= MOMENTUM_BOUNDS[0]) & (momentum <= np.float32(0.95)))
+        upper = momentum.dtype.type(MOMENTUM_BOUNDS[1])
+        assert np.all((momentum >= MOMENTUM_BOUNDS[0]) & (momentum <= upper))
 
 
 def decades(low, high):
@@ -314,11 +311,6 @@ def test_with_a_guard_everything_stays_finite(case, request):
         record = outcome(
             (method, True, tree, dtype), zero_numbers(rate=rate, fault=fault, **numbers)
         )
-        losses = record["losses"]
-        begun = ~np.isnan(losses.first)
-        assert np.all(np.diff(begun.astype(int)) >= 0)
-        for name, values in losses._asdict().items():
-            assert np.array_equal(np.isfinite(values), begun), name
         assert record["finite"].all()
         assert record["integers kept"].all()
         check_bounds(method, record)
@@ -350,7 +342,8 @@ def test_a_learning_rate_of_exactly_zero_is_left_again(case, guarded, numbers):
     numbers = zero_numbers(rate=1e-3, slope=1.0, val=val, fault=fault, **numbers)
     record = outcome((method, guarded, tree, dtype), numbers)
     rates = record["hyperparams"]["learning_rate"]
-    assert rates[STEPS // 2 - 1] == 0
+    # Coming back, a guard also takes back what the rate has become.
+    assert rates[STEPS // 2 - (2 if guarded else 1)] == 0
     assert rates[-1] > 0
 
 

@@ -94,16 +94,31 @@ def main():
         _, grads, extra = hyperlr.value_and_grad(loss)(w, batch, state=state)
         return grads, extra
 
-    w, state = PARAMS, tx.init(PARAMS)
-    for _ in range(STEPS):
-        w, state = step(tx, one_device, w, state, (X, Y))
-    report = {"one device": float(hyperlr.metrics(state)["learning_rate"])}
+    def alone(tx):
+        w, state = PARAMS, tx.init(PARAMS)
+        for _ in range(STEPS):
+            w, state = step(tx, one_device, w, state, (X, Y))
+        return hyperlr.metrics(state)
+
+    diverges = hyperlr.guard(hyperlr.hd(momentum, 10.0, 1e-4))
+    report = {
+        "one device": float(alone(tx)["learning_rate"]),
+        "one device, taken back": float(alone(diverges)["learning_rate"]),
+        "rollbacks": int(alone(diverges)["num_rollbacks"]),
+    }
+    guarded = hyperlr.guard(tx)
     runs = {
         "pmap, grad_fn": lambda: by_pmap(tx, through_grad_fn),
         "pmap, extra": lambda: by_pmap(tx, through_extra),
         "shard_map unchecked, grad_fn": lambda: by_shard_map(tx, through_grad_fn, False),
         "shard_map unchecked, extra": lambda: by_shard_map(tx, through_extra, False),
         "shard_map checked, loss": lambda: by_shard_map(tx, through_loss, True),
+        "guard, pmap": lambda: by_pmap(guarded, through_extra),
+        "guard, shard_map unchecked": lambda: by_shard_map(guarded, through_extra, False),
+        "guard, shard_map checked": lambda: by_shard_map(guarded, through_loss, True),
+        "taken back, pmap": lambda: by_pmap(diverges, through_extra),
+        "taken back, shard_map unchecked": lambda: by_shard_map(diverges, through_extra, False),
+        "taken back, shard_map checked": lambda: by_shard_map(diverges, through_loss, True),
     }
     for name, run in runs.items():
         rates, drift = run()
