@@ -1,9 +1,9 @@
 """What hyperlr.guard costs: time, compilation and memory of a step, beside the step it guards.
 
 Two networks, 784-500-500-500-10 at batch 100 and a transformer of 12 layers, with plain AdamW and
-with MARTHE around Adam, with and without donated buffers. Times are of the processor, and a ratio is
-the median of the ratios of interleaved rounds; what is traced and compiled is measured twice, and
-the shorter one counts.
+with MARTHE around Adam, with and without donated buffers. Times are those of the processor; a ratio
+is the median of the ratios of interleaved rounds; what is traced and compiled is measured twice,
+and the shorter one counts.
 
     python scripts/benchmarks/guard.py --rounds 60 --json guard.json
 """
@@ -67,7 +67,7 @@ def compiled(tx: Any, problem: tuple[Any, Any, Any], donate: bool) -> tuple[Any,
     params, batch, loss = problem
 
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        value, grads, extra = hyperlr.value_and_grad(loss)(params, batch, state=state)
+        _, grads, extra = hyperlr.value_and_grad(loss)(params, batch, state=state)
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
