@@ -68,8 +68,8 @@ def value_and_grad(
       has_aux: whether ``loss_fn`` returns a pair; default False.
       share: the part of the batch, in (0, 1], on which H Z is taken, and e where there is no
         ``val_batch``: that leading part of the first axis of each leaf of ``batch``. The examples
-        should be in random order. A step then costs 1 + 3 · ``share`` gradients (and without an
-        average none for e). Default 1.
+        should be in random order. A step then costs 1 + 3 · ``share`` gradients, or 1 + 4 ·
+        ``share`` with an average, at which e is a gradient of its own. Default 1.
 
     Returns:
       A function ``(params, batch, *rest, state, val_batch=None) -> (value, grads, extra)``.
