@@ -4,6 +4,7 @@ from hyperlr import curvature, offline, optimizers, schedules
 from hyperlr.methods import (
     GuardState,
     OnlineState,
+    alignment,
     auto,
     eval_params,
     guard,
@@ -36,6 +37,7 @@ __all__ = [
     "NoSurvivorError",
     "OnlineState",
     "adaptive_sgd",
+    "alignment",
     "auto",
     "curvature",
     "eval_params",

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-_EXTRA = ("matplotlib", "mlxtend", "rich", "typer")
+_EXTRA = ("matplotlib", "mlxtend", "orbax", "rich", "typer")
 
 
 def main() -> None:

@@ -143,8 +143,8 @@ def check_real(params: Any) -> None:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise TypeError(
                 f"params{jax.tree_util.keystr(path)} is complex; hyperlr differentiates real "
-                "parameters only: split it into its real and imaginary parts "
-                "(optax.contrib.split_real_and_imaginary)"
+                "parameters only: train its real and its imaginary part, two real arrays, and put "
+                "them together in the loss, w = real + 1j * imag"
             )
 
 

@@ -68,8 +68,8 @@ def value_and_grad(
       has_aux: whether ``loss_fn`` returns a pair; default False.
       share: the part of the batch, in (0, 1], on which H Z is taken, and e where there is no
         ``val_batch``: that leading part of the first axis of each leaf of ``batch``. The examples
-        should be in random order. A step then costs 1 + 3 · ``share`` gradients (and without an
-        average none for e). Default 1.
+        should be in random order. A step then costs 1 + 3 · ``share`` gradients, or 1 + 4 ·
+        ``share`` with an average, at which e is a gradient of its own. Default 1.
 
     Returns:
       A function ``(params, batch, *rest, state, val_batch=None) -> (value, grads, extra)``.
@@ -92,7 +92,7 @@ def value_and_grad(
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
       >>> tx = hyperlr.marthe(optax.sgd, 0.01, hyper_learning_rate=1e-3)
-      >>> loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+      >>> loss_fn = lambda w, batch: jnp.mean((batch @ w - 1.0) ** 2)
       >>> params, batch = jnp.zeros(3), jnp.ones((8, 3))
       >>> state = tx.init(params)
       >>> for _ in range(3):
@@ -139,7 +139,9 @@ def value_and_grad(
 
         def with_derivatives() -> tuple[Tree, Any, Any, Tree]:
             objective, at = None, params
-            if averaged or val_batch is not None:
+            # A penalty is no objective of its own weight: that needs a validation batch.
+            has_objective = val_batch is not None or not of_loss
+            if val_batch is not None or (averaged and has_objective):
                 on = part if val_batch is None else val_batch
                 objective, _ = gradient_on(on)(eval_params(state, params))
                 at = _after(objective, params)
@@ -147,7 +149,7 @@ def value_and_grad(
             if of_loss:
                 products = _with_mixed(products, methods, loss_on(part), at, of_loss)
             if share != 1.0:
-                objective = grads if objective is None else objective
+                objective = grads if objective is None and has_objective else objective
                 grads, result = gradient_on(batch)(_after((grads, products), params))
             return grads, result, products, objective
 
@@ -204,7 +206,7 @@ def linearize_grad(
 
       >>> import jax, jax.numpy as jnp, optax, hyperlr
       >>> tx = hyperlr.marthe(optax.sgd, 0.01, hyper_learning_rate=1e-3)
-      >>> loss_fn = lambda w, batch: jnp.mean((w - batch) ** 2)
+      >>> loss_fn = lambda w, batch: jnp.mean((batch @ w - 1.0) ** 2)
       >>> params, microbatches = jnp.zeros(3), jnp.ones((4, 8, 3))
       >>> state = tx.init(params)
       >>> def grad_fn(params):

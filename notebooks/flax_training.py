@@ -31,7 +31,8 @@ from flax import nnx
 
 import hyperlr
 import hyperlr.flax
-from hyperlr.experiments import batches, data
+from hyperlr.experiments import data
+from hyperlr.experiments.data import batches
 
 # Continuous integration runs every cell, with few steps.
 SHORT = os.environ.get("HYPERLR_SHORT") == "1"

@@ -34,8 +34,10 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import batches, data, models
-from hyperlr.experiments.log_space import smoothed_log_adam
+from hyperlr.experiments import data
+from hyperlr.experiments.data import batches
+from hyperlr.experiments.digits.log_space import smoothed_log_adam
+from hyperlr.experiments.networks import mlp
 
 # Continuous integration runs every cell, with a horizon too short to see much.
 SHORT = os.environ.get("HYPERLR_SHORT") == "1"
@@ -56,12 +58,12 @@ test_images = data.as_inputs(jnp.asarray(digits.test_images))
 test_labels = jnp.asarray(digits.test_labels)
 train, validation = data.split_indices(digits, seed=0)
 
-params = models.init_mlp(jax.random.key(0), (784, 100, 10))
+params = mlp.init_mlp(jax.random.key(0), (784, 100, 10))
 
 
 def loss_fn(params, indices):
-    logits = models.apply_mlp(params, images[indices])
-    return models.cross_entropy(logits, labels[indices])
+    logits = mlp.apply_mlp(params, images[indices])
+    return mlp.cross_entropy(logits, labels[indices])
 
 
 def objective_fn(params):
@@ -82,8 +84,8 @@ progression = jnp.asarray(batches.epoch_batches(np.random.default_rng(0), train,
 def accuracies(schedule):
     """Trains with a schedule; the accuracy on the validation and on the test digits."""
     trained, _ = hyperlr.unroll(optax.sgd, params, schedule, progression, loss_fn)
-    val = models.accuracy(models.apply_mlp(trained, images[validation]), labels[validation])
-    return val, models.accuracy(models.apply_mlp(trained, test_images), test_labels)
+    val = mlp.accuracy(mlp.apply_mlp(trained, images[validation]), labels[validation])
+    return val, mlp.accuracy(mlp.apply_mlp(trained, test_images), test_labels)
 
 
 # %% [markdown]

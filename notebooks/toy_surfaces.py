@@ -34,11 +34,13 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments import surfaces, toy, toy_plots
+from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.surfaces import experiment, figures
+from hyperlr.experiments.surfaces.functions import beale
 
 # Continuous integration runs every cell, with few steps.
 SHORT = os.environ.get("HYPERLR_SHORT") == "1"
-T = 10 if SHORT else toy.NUM_STEPS
+T = 10 if SHORT else experiment.Settings().num_steps
 
 # %% [markdown]
 # ## One descent, written out
@@ -53,8 +55,8 @@ optimizer = hyperlr.marthe(optax.sgd, learning_rate=0.0, hyper_learning_rate=1e-
 
 def step(carry, _):
     point, state = carry
-    value, grads = jax.value_and_grad(surfaces.beale)(point)
-    updates, state = optimizer.update(grads, state, point, value_fn=surfaces.beale)
+    value, grads = jax.value_and_grad(beale)(point)
+    updates, state = optimizer.update(grads, state, point, value_fn=beale)
     metrics = hyperlr.metrics(state)
     return (optax.apply_updates(point, updates), state), (value, metrics["learning_rate"])
 
@@ -78,11 +80,12 @@ plt.show()
 # %%
 descents = {
     surface: {
-        method: toy.descend(method, problem, problem.betas, num_steps=T) for method in toy.METHODS
+        method: experiment.descend(method, problem, problem.betas, num_steps=T)
+        for method in experiment.SHOWN_METHODS
     }
-    for surface, problem in toy.PROBLEMS.items()
+    for surface, problem in experiment.PROBLEMS.items()
 }
-figure = toy_plots.surfaces_and_schedules(descents)
+figure = figures.surfaces_and_schedules(experiment.PROBLEMS, descents)
 figure
 
 # %% [markdown]
@@ -96,10 +99,10 @@ figure
 #   last step, and drops it: $\mu = 0$.
 
 # %%
-for surface, problem in toy.PROBLEMS.items():
+for surface, problem in experiment.PROBLEMS.items():
     shown = problem.betas.index(problem.shown_beta)
     discounts = descents[surface]["marthe_mu"].discounts[shown]
     print(f"{problem.title}: μ = 0 on {np.mean(discounts == 0):.0%} of the steps")
     for method, descent in descents[surface].items():
-        gap = toy.best_values(descent)[shown] - problem.minimum
-        print(f"  {toy.LABELS[method]:20} best L − min L = {gap:.1e}")
+        gap = descent.best_values[shown] - problem.minimum
+        print(f"  {METHODS[method].label:20} best L − min L = {gap:.1e}")

@@ -12,7 +12,7 @@ import hyperlr
 PACKAGE = pathlib.Path(hyperlr.__file__).parent
 BASE = {"jax", "optax", "chex"}
 # What a single file needs of an extra; it imports it when it is called, not before (tested below).
-EXTRAS = {"_files": {"orbax"}}
+EXTRAS = {"_files": {"orbax"}, "plots": {"matplotlib", "numpy"}}
 SHARED = {"_trees", "_numbers", "_inner_step", "_linearize"}
 ROOMS = {"methods", "rules", "search", "offline", "optimizers", "schedules", "curvature"}
 FORBIDDEN = {
@@ -31,6 +31,17 @@ FORBIDDEN = {
     "curvature": {"methods", "offline", "rules", "search"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+# In experiments: what all share imports nothing of what is above it, and no experiment another.
+SHARED_BY_EXPERIMENTS = {"core", "data", "methods", "networks", "training"}
+ALLOWED_IN_EXPERIMENTS = {
+    "core": {"core"},
+    "data": {"core", "data"},
+    "methods": {"core"},
+    "networks": {"networks"},
+    "training": {"data", "methods", "networks"},
+    "curvature": SHARED_BY_EXPERIMENTS | {"curvature", "surfaces"},  # for Beale's function
+    "cli": {"core", "digits", "cifar", "comparison"},  # and others by their names
+}
 
 
 def imported_modules(path):
@@ -58,6 +69,20 @@ def test_imports_point_one_way(path):
         elif parts[0] != "hyperlr" and part not in ("experiments", "__main__"):
             known = sys.stdlib_module_names | EXTRAS.get(part, set())
             assert parts[0] in known, f"{path} needs {parts[0]}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f for f in FILES if "experiments" in f.parts],
+    ids=lambda f: f"{f.parent.name}/{f.name}",
+)
+def test_imports_of_experiments_point_one_way(path):
+    room = path.relative_to(PACKAGE / "experiments").parts[0].removesuffix(".py")
+    allowed = ALLOWED_IN_EXPERIMENTS.get(room, SHARED_BY_EXPERIMENTS | {room})
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[:2] == ["hyperlr", "experiments"] and len(parts) > 2:
+            assert parts[2] in allowed, f"{path} imports {name}"
 
 
 def test_importing_hyperlr_loads_nothing_of_the_extras():

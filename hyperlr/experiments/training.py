@@ -6,6 +6,8 @@ lanes.
 """
 
 import functools
+import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,17 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperlr.experiments import batches, models
-from hyperlr.experiments.data import Data, as_inputs, split_indices
-from hyperlr.experiments.methods import step_records
+import hyperlr
+from hyperlr.experiments.data import Data, as_inputs, batches, split_indices
+from hyperlr.experiments.methods import following, step_records
+from hyperlr.experiments.networks import mlp
 
 MakeOptimizer = Callable[[Any], optax.GradientTransformationExtraArgs]
+
+# What the weights, the tangent, the gradients and their temporaries take, in copies of the weights.
+_COPIES_OF_WEIGHTS = 12
+_MEMORY = 1_000_000_000  # bytes
+_TIMED_STEPS = 8
 
 
 class Lanes(NamedTuple):
     """What differs between the networks that are trained side by side; K lanes."""
 
-    params: models.Params
+    params: mlp.Params
     """Initial weights, each array [K, ...]."""
     step_sizes: jax.Array
     """float32 [K]: β, κ or γ; or [K, ...], whatever else `make_optimizer` takes."""
@@ -79,7 +87,7 @@ def make_lanes(
     progressions = [_progression(data, seed, num_steps, batch_size) for seed in seeds]
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     return Lanes(
-        params=jax.vmap(lambda key: models.init_mlp(key, widths))(keys),
+        params=jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
         step_sizes=jnp.asarray(step_sizes, jnp.float32),
         train_batches=np.stack([train for train, _, _ in progressions]),
         val_batches=np.stack([val for _, val, _ in progressions]),
@@ -92,21 +100,23 @@ def train(
     data: Data,
     lanes: Lanes,
     *,
+    share: float | None = None,
     chunk_steps: int = 32,
-    on_progress: Callable[[int], None] = lambda steps: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Trained:
     """Trains the network of every lane, T steps each.
 
-    The steps are scanned in chunks: between two of them the validation set is evaluated and
-    `on_progress` is told how many steps were made.
+    The steps are scanned in chunks, and after each the validation set is evaluated, at
+    `hyperlr.eval_params`.
 
     Args:
       make_optimizer: builds the optimizer from a (traced) step size. One and the same function
         for one and the same method, for it is what the compiled program is found by.
       data: the images.
       lanes: what differs between the networks.
+      share: as for `train_steps`.
       chunk_steps: steps between two evaluations.
-      on_progress: called with the number of steps after every chunk.
+      on_progress: called after every chunk with its share of the steps.
     """
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
     # The chunks donate their state, and the caller may train these lanes again.
@@ -119,6 +129,7 @@ def train(
         steps = slice(start, start + chunk_steps)
         params, state, chunk_records = _train_chunk(
             make_optimizer,
+            share,
             params,
             state,
             lanes.step_sizes,
@@ -127,11 +138,12 @@ def train(
             lanes.train_batches[:, steps],
             lanes.val_batches[:, steps],
         )
-        evaluations.append(_evaluate(params, images, labels, lanes.val_indices))
+        evaluated = hyperlr.eval_params(state, params)
+        evaluations.append(_evaluate(evaluated, images, labels, lanes.val_indices))
         records.append(jax.tree.map(np.asarray, chunk_records))
-        on_progress(min(chunk_steps, num_steps - start))
+        on_progress(min(chunk_steps, num_steps - start) / num_steps)
     test_loss, test_accuracy = _evaluate_on_all(
-        params, jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
+        evaluated, jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
     )
     return Trained(
         records=jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
@@ -157,49 +169,76 @@ def diverged(trained: Trained, num_classes: int) -> np.ndarray:
 
 def select(trained: Trained, lanes: slice) -> Trained:
     """Returns some of the lanes."""
-    return Trained(
-        records={name: values[lanes] for name, values in trained.records.items()},
-        curve_steps=trained.curve_steps,
-        val_loss=trained.val_loss[lanes],
-        val_accuracy=trained.val_accuracy[lanes],
-        test_loss=trained.test_loss[lanes],
-        test_accuracy=trained.test_accuracy[lanes],
-    )
+    return jax.tree.map(lambda x: x[lanes], trained)._replace(curve_steps=trained.curve_steps)
 
 
 def concatenate(trained: Sequence[Trained]) -> Trained:
     """Returns the lanes of all, one after the other."""
-    return Trained(
-        records={
-            name: np.concatenate([each.records[name] for each in trained])
-            for name in trained[0].records
-        },
-        curve_steps=trained[0].curve_steps,
-        val_loss=np.concatenate([each.val_loss for each in trained]),
-        val_accuracy=np.concatenate([each.val_accuracy for each in trained]),
-        test_loss=np.concatenate([each.test_loss for each in trained]),
-        test_accuracy=np.concatenate([each.test_accuracy for each in trained]),
+    together = jax.tree.map(lambda *lanes: np.concatenate(lanes), *trained)
+    return together._replace(curve_steps=trained[0].curve_steps)
+
+
+def lanes_at_once(data: Data, hidden_widths: Sequence[int]) -> int:
+    """Returns how many networks are trained side by side, at least one."""
+    widths = (data.images.shape[1], *hidden_widths, data.num_classes)
+    num_weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(widths))
+    return max(1, _MEMORY // (4 * num_weights * _COPIES_OF_WEIGHTS))
+
+
+def lanes_maker(settings: Any, data: Data) -> Callable[[Sequence[int], Sequence[Any]], Lanes]:
+    """Returns `make_lanes` for the `num_steps`, `batch_size` and `hidden_widths` of settings."""
+    return functools.partial(make_lanes, data, **size_of(settings))
+
+
+def size_of(settings: Any) -> dict[str, Any]:
+    """Returns those settings that every lane depends on."""
+    return {name: getattr(settings, name) for name in ("num_steps", "batch_size", "hidden_widths")}
+
+
+def seconds_per_step(settings: Any, data: Data) -> float:
+    """Times plain gradient descent on one lane, without compilation."""
+    lanes = lanes_maker(settings, data)([0], [0.0])
+    params = jax.tree.map(lambda x: x[0], lanes.params)
+    steps = jax.jit(functools.partial(train_steps, _plain_descent))
+    arguments = (
+        params,
+        _plain_descent(0.0).init(params),
+        jnp.zeros(()),
+        jnp.asarray(data.images),
+        jnp.asarray(data.labels),
+        lanes.train_batches[0, :_TIMED_STEPS],
+        lanes.val_batches[0, :_TIMED_STEPS],
     )
+    jax.block_until_ready(steps(*arguments))
+    start = time.perf_counter()
+    jax.block_until_ready(steps(*arguments))
+    return (time.perf_counter() - start) / min(_TIMED_STEPS, lanes.train_batches.shape[1])
+
+
+def _plain_descent(rate: Any) -> optax.GradientTransformationExtraArgs:
+    return following(optax.sgd, optax.constant_schedule(rate))
 
 
 def loss_fn(
-    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
 ) -> jax.Array:
     """Returns the cross-entropy on the images that `indices` [batch] pick."""
-    logits = models.apply_mlp(params, as_inputs(images[indices]))
-    return models.cross_entropy(logits, labels[indices])
+    logits = mlp.apply_mlp(params, as_inputs(images[indices]))
+    return mlp.cross_entropy(logits, labels[indices])
 
 
 def train_steps(
     make_optimizer: MakeOptimizer,
-    params: models.Params,
+    params: mlp.Params,
     state: optax.OptState,
     step_size: jax.Array,
     images: jax.Array,
     labels: jax.Array,
     train_batches: jax.Array,
     val_batches: jax.Array,
-) -> tuple[models.Params, optax.OptState, dict[str, jax.Array]]:
+    *,
+    share: float | None = None,
+) -> tuple[mlp.Params, optax.OptState, dict[str, jax.Array]]:
     """Makes as many steps as there are minibatches, on one lane; a pure function to map and jit.
 
     Args:
@@ -211,6 +250,8 @@ def train_steps(
       labels: int32 [N].
       train_batches: int32 [steps, batch], the minibatches of L.
       val_batches: int32 [steps, batch], the minibatches of E.
+      share: where set, E is the loss on that share of the training minibatch, and the validation
+        minibatch is not used (`hyperlr.value_and_grad`).
 
     Returns:
       The new weights and state, and the records of every step, [steps] each.
@@ -221,14 +262,17 @@ def train_steps(
         params, state = carry
         train_indices, val_indices = indices
 
-        def value_fn(params: models.Params) -> jax.Array:
-            return loss_fn(params, images, labels, train_indices)
+        def value_fn(params: mlp.Params, indices: jax.Array = train_indices) -> jax.Array:
+            return loss_fn(params, images, labels, indices)
 
-        loss, grads = jax.value_and_grad(value_fn)(params)
-        val_grad = jax.grad(loss_fn)(params, images, labels, val_indices)
-        updates, state = optimizer.update(
-            grads, state, params, value_fn=value_fn, val_grad=val_grad
-        )
+        if share is None:
+            loss, grads = jax.value_and_grad(value_fn)(params)
+            val_grad = jax.grad(loss_fn)(params, images, labels, val_indices)
+            extra: dict[str, Any] = {"value_fn": value_fn, "val_grad": val_grad}
+        else:
+            evaluate = hyperlr.value_and_grad(value_fn, share=share)
+            loss, grads, extra = evaluate(params, train_indices, state=state)
+        updates, state = optimizer.update(grads, state, params, **extra)
         params = optax.apply_updates(params, updates)
         return (params, state), {"train_loss": loss, **step_records(state)}
 
@@ -238,22 +282,38 @@ def train_steps(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(
-    make_optimizer: MakeOptimizer, params: models.Params, step_sizes: jax.Array
+    make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: jax.Array
 ) -> optax.OptState:
     return jax.vmap(lambda params, size: make_optimizer(size).init(params))(params, step_sizes)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _train_chunk(make_optimizer: MakeOptimizer, *arguments: Any) -> Any:
-    over_lanes = jax.vmap(
-        functools.partial(train_steps, make_optimizer), in_axes=(0, 0, 0, None, None, 0, 0)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _train_chunk(
+    make_optimizer: MakeOptimizer,
+    share: float | None,
+    params: mlp.Params,
+    state: optax.OptState,
+    step_sizes: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    train_batches: jax.Array,
+    val_batches: jax.Array,
+) -> Any:
+    steps: Any = functools.partial(train_steps, make_optimizer, share=share)
+    if share is None:
+        over_lanes = jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))
+        return over_lanes(params, state, step_sizes, images, labels, train_batches, val_batches)
+    # One lane after another: side by side, what a method does in its first step alone, such as
+    # seeking a rate, would be done by all lanes in every step.
+    return jax.lax.map(
+        lambda lane: steps(*lane[:3], images, labels, *lane[3:]),
+        (params, state, step_sizes, train_batches, val_batches),
     )
-    return over_lanes(*arguments)
 
 
 @jax.jit
 def _evaluate(
-    params: models.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy [K] on each lane's own images, indices [K, n]."""
     # One lane after another: side by side, the activations of many lanes would take much memory.
@@ -265,17 +325,17 @@ def _evaluate(
 
 @jax.jit
 def _evaluate_on_all(
-    params: models.Params, images: jax.Array, labels: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns loss and accuracy [K] on the same images for all lanes."""
     return jax.lax.map(lambda lane: _loss_and_accuracy(lane, images, labels), params)
 
 
 def _loss_and_accuracy(
-    params: models.Params, images: jax.Array, labels: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    logits = models.apply_mlp(params, as_inputs(images))
-    return models.cross_entropy(logits, labels), models.accuracy(logits, labels)
+    logits = mlp.apply_mlp(params, as_inputs(images))
+    return mlp.cross_entropy(logits, labels), mlp.accuracy(logits, labels)
 
 
 def _progression(

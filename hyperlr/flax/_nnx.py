@@ -61,7 +61,7 @@ def value_fn(
       False
 
     References:
-      [P] Algorithm 1 (Donini et al., 2020); "Flax NNX", ``nnx.Optimizer``, from Flax 0.11.
+      Donini et al., 2020, Algorithm 1; "Flax NNX", ``nnx.Optimizer``, from Flax 0.11.
     """
     graph, *states = nnx.split(model, wrt, ...)
     # Variables are changed in place, arrays are not: new variables hold on to this moment's arrays.
@@ -119,7 +119,7 @@ def val_grad(
       18.0, 0.0
 
     References:
-      [P] Section 6 (Donini et al., 2020): E is the unregularized loss on held-out data.
+      Donini et al., 2020, Section 6: E is the unregularized loss on held-out data.
     """
     graph, *states = nnx.split(model, wrt, ...)
 
@@ -213,7 +213,7 @@ def eval_params(optimizer: nnx.Optimizer, model: nnx.Module, *, wrt: Any = nnx.P
       wrt: filter of the parameters, the one given to ``nnx.Optimizer``; default ``nnx.Param``.
 
     Returns:
-      The averaged parameters, where an average is kept, else the model's own:
+      The averaged parameters, where an average is kept, else the model's own, for
       ``nnx.update(model, hyperlr.flax.eval_params(optimizer, model))``. Running statistics belong
       to the parameters that made them, so pass some batches through the model in training mode
       after that.

@@ -2,6 +2,7 @@
 
 from hyperlr._linearize import eval_params, linearize_grad, value_and_grad
 from hyperlr._state import OnlineState
+from hyperlr.methods._alignment import alignment
 from hyperlr.methods._auto import auto
 from hyperlr.methods._engine import online
 from hyperlr.methods._guard import GuardState, guard
@@ -15,6 +16,7 @@ from hyperlr.methods._scheduled import scheduled
 __all__ = [
     "GuardState",
     "OnlineState",
+    "alignment",
     "auto",
     "eval_params",
     "guard",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from hyperlr.methods._engine import online
@@ -90,4 +91,4 @@ def auto(
 
 
 def _horizon_of_a_tenth(step_count: jax.Array) -> jax.Array:
-    return 1.0 - 1.0 / (1.0 + step_count / 10.0)
+    return 1.0 - 1.0 / (1.0 + step_count.astype(jnp.result_type(float)) / 10.0)

@@ -51,7 +51,9 @@ def next_average(
       keeps: whether Z̄_t is used; else it is taken for 0, and w̄_t for w_{t+1} where that is not
         finite, so that what went wrong once is forgotten.
     """
-    weight = (power + 1.0) / (average.step_count + 1.0 + power)
+    dtype = jnp.result_type(float)
+    power = jnp.asarray(power, dtype)
+    weight = (power + 1.0) / (average.step_count.astype(dtype) + 1.0 + power)
 
     def mean(old: jax.Array, new: jax.Array, replacement: jax.Array) -> jax.Array:
         new = new.astype(old.dtype)

@@ -65,7 +65,7 @@ def online(
 
     followed by the inner step with η_t. At t = 0 there is no hypergradient yet and η stays. The
     discount μ_t is ``discount``, or if that is ``None``, adapted from q_t, which compares Δη_t with
-    the one-step hypergradient g′_t = ⟨B_{t-1}, e⟩ (Appendix B of [P])::
+    the one-step hypergradient g′_t = ⟨B_{t-1}, e⟩ (Donini et al., 2020, Appendix B)::
 
         q_t = clip(Δη_t / g′_t, 0, 1), or 0 where g′_t = 0
         μ_t = q_t^(1 / (c_{t-1} + 1)),   c_t = μ_{t-1} (1 + c_{t-1}),   μ_0 = c_0 = 0
@@ -76,10 +76,22 @@ def online(
         (clipping, weight decay) is inside the derivative; what is chained outside is not.
       hyperparams: initial value of every hyperparameter that is learned, by the name that ``inner``
         gives it: a dict of floats. Each costs one tangent.
-      discount: μ in [0, 1], or ``None`` to adapt it. A static 0 needs no Hessian-vector product.
+      discount: μ in [0, 1]; or a function of the step count (int32 scalar) that returns it; or
+        ``None`` to adapt it. A static 0 needs no Hessian-vector product.
       hyper_optimizer: transformation on the dict of hyperparameters, fed Δη. It may use the extra
-        args ``tangent_norm`` (dict of ‖Z‖ over the parameters) and ``objective_norm`` (‖e‖).
-      bounds: maps a name to (lower, upper); ``learning_rate`` is kept ≥ 0 by default.
+        args ``tangent_norm`` (dict of ‖Z‖ over the parameters), ``objective_norm`` (‖e‖ over the
+        parameters that can move) and, with ``max_tangent``, ``tangent_excess``.
+      bounds: maps a name to (lower, upper); every name has a lower bound of 0 unless told
+        otherwise.
+      average: p ≥ 0 asks for the hypergradient at w̄, the average of the iterates with weights that
+        grow like t^p, which :func:`hyperlr.eval_params` returns::
+
+            w̄_{t+1} = w̄_t + c_t (w_{t+1} − w̄_t),   Z̄ likewise,   c_t = (p + 1) / (t + 1 + p)
+            Δη_t    = ⟨Z̄_t, ∇E(w̄_t)⟩
+
+        ``val_grad`` is then the gradient at w̄, which :func:`hyperlr.value_and_grad` sees to. One
+        copy of the parameters and of each tangent more.
+      every: k ≥ 1; Z and η move at every k-th step, and plain inner steps lie between.
       loss_hyperparams: the names in ``hyperparams`` that are the loss's and not ``inner``'s: label
         smoothing, the weight of a penalty. ``value_fn(params, loss_hyperparams)`` then takes the
         dict of them, and ``grads`` must be the gradients at their current values, which
@@ -90,21 +102,31 @@ def online(
         with ε the machine epsilon: for a smooth loss Δη is off by about 1e-5 in float64 and a few
         per cent in float32. Where gradients jump it is cruder: with ReLU on digits in float32, by
         3% at η = 0.01 and 27% at η = 0.1. It is not for bfloat16 parameters.
+      relative: learns in units of log η: Z is the tangent with respect to it, with η B for B.
+      max_tangent: ℓ ≥ 0 holds ‖Z‖ (over the parameters) below ℓ times the discounted length of the
+        way so far; ``None`` lets it grow.
+      finds_first_rate: ``learning_rate`` is a factor, and is multiplied in the first update by the
+        rate that :func:`hyperlr.search.first_rate` finds by 41 forward passes of ``value_fn``.
+      tangent_dtype: the dtype of Z; ``None`` is that of the parameters, at least float32.
 
     Returns:
       A transformation whose ``update(grads, state, params, *, value_fn=None, val_grad=None,
       **extra_args)`` takes ``value_fn``, the loss on the minibatch of ``grads`` as a scalar
       function of the parameters (needed unless ``discount`` is a static 0 and there are no
-      ``loss_hyperparams``), and ``val_grad``, ∇E
-      at ``params`` (like ``params``; the default is E = L, that is, ``grads``). Other extra args
-      go to ``inner``. Its state is a valid ``lax.scan`` carry. It supports ``vmap``; it is not
-      meant to be differentiated.
+      ``loss_hyperparams``), and ``val_grad``, ∇E at ``params`` (like ``params``; the default is
+      E = L, that is, ``grads``); or both derivatives as :func:`hyperlr.value_and_grad` and
+      :func:`hyperlr.linearize_grad` give them, which cost less. Other extra args go to ``inner``,
+      as far as it takes them; of ``value``, the loss at ``params``, and ``grad`` it gets tangents,
+      too. Its state is a valid ``lax.scan`` carry. It supports ``vmap``; it is not meant to be
+      differentiated.
 
     Raises:
       TypeError: a hyperparameter, step size or discount is not a float scalar, or ``inner`` does
         not take one of ``hyperparams``; in ``init``, complex parameters.
       ValueError: a static value out of range, crossed ``bounds``, an unknown ``hvp``; in
-        ``update``, a missing ``params`` or ``value_fn``, or trees that do not match.
+        ``update``, a missing ``params``, ``value_fn`` or, with ``loss_hyperparams``,
+        ``val_grad``, or trees that do not match; in ``init``, an ``inner`` whose update does not
+        depend on one of the hyperparameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, hyperlr
@@ -126,8 +148,9 @@ def online(
       True
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm",
-      Algorithm 1, Eq. 9-11 and Appendix B (Donini et al., 2020).
+      Donini et al., "Scheduling the Learning Rate via Hypergradients: New Insights and a New
+      Algorithm", 2020, Algorithm 1, Eq. 9-11 and Appendix B; Polyak and Juditsky, 1992, for the
+      average; Pearlmutter, 1994, for the product.
     """
     method = _checked(
         inner,
@@ -162,6 +185,13 @@ def online(
             raise ValueError("params is missing: call update(grads, state, params, ...)")
         grads = _trees.without_float0(updates, params)
         _checks.check_same_tree("grads", grads, "params", params)
+        if method.settings.loss_hyperparams and val_grad is None:
+            raise ValueError(
+                f"val_grad is missing: the training loss itself says nothing of its own "
+                f"hyperparameters {sorted(method.settings.loss_hyperparams)}, such as the weight "
+                "of a penalty; pass the gradient of a validation loss, or val_batch to "
+                "hyperlr.value_and_grad"
+            )
         # The caller computed the gradients before this update, at the old values.
         of_loss = {name: state.hyperparams[name] for name in method.settings.loss_hyperparams}
         loss: Callable[..., jax.Array] | None = value_fn

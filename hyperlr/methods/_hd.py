@@ -52,7 +52,8 @@ def hd(
       0.0328
 
     References:
-      Baydin et al., 2018; [P] Eq. 5 and 6.
+      Baydin et al., "Online learning rate adaptation with hypergradient descent", ICLR 2018; Donini
+      et al., 2020, Eq. 5 and 6.
     """
     return online(
         inner,

@@ -31,9 +31,9 @@ def marthe(
         η_t  = max(η_{t-1} − β_t Δη_t, 0)
 
     The discount μ_t falls when Δη_t opposes the one-step hypergradient (:func:`hyperlr.online`). At
-    μ = 0 this is :func:`hyperlr.hd`, at μ = 1 :func:`hyperlr.rtho`. [P] suggests η_0 = β_0 = 0
-    where nothing is known of the task, and for κ to start high and divide it by ten until
-    training does not diverge.
+    μ = 0 this is :func:`hyperlr.hd`, at μ = 1 :func:`hyperlr.rtho`. The paper
+    suggests η_0 = β_0 = 0 where nothing is known of the task, and for κ to start high and divide
+    it by ten until training does not diverge.
 
     Args:
       inner: factory of the inner optimizer, called as ``inner(learning_rate=...)``.
@@ -69,7 +69,8 @@ def marthe(
       True
 
     References:
-      [P] Section 4, Algorithm 1 and Appendix B (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Section
+      4, Algorithm 1 and Appendix B.
     """
     never_moves = _checks.is_zero(meta_learning_rate) and _checks.is_zero(hyper_learning_rate)
     if hyper_optimizer is None and never_moves:

@@ -54,7 +54,8 @@ def rtho(
       0.0435
 
     References:
-      Franceschi et al., 2017; [P] Eq. 5 and 6.
+      Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization", 2017;
+      Donini et al., 2020, Eq. 5 and 6.
     """
     return online(
         inner,

@@ -80,8 +80,8 @@ def schedule_hypergradient(
       0.25 [-2.]
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm",
-      Eq. 2-4 (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Eq.
+      2 to 4.
     """
     _checks.check_choice("mode", mode, MODES)
     _checks.check_choice("checkpointing", checkpointing, CHECKPOINTING)

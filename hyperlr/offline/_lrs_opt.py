@@ -38,8 +38,8 @@ def lrs_opt(hyper_learning_rate: float) -> optax.GradientTransformation:
       [0.5 0. ]
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
-      and Section 5 (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Eq. 1
+      and Section 5.
     """
     if callable(hyper_learning_rate):
         raise TypeError(

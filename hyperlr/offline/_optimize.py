@@ -19,7 +19,7 @@ from hyperlr.offline._schedule import Schedule, as_hyperparams
 
 
 class OptimizedSchedule(NamedTuple):
-    """Result of :func:`optimize_schedule`, of N iterations.
+    """Result of :func:`hyperlr.optimize_schedule`, of N iterations.
 
     Attributes:
       schedule: the best of the schedules that were evaluated, that of the least of ``values``; like
@@ -90,9 +90,10 @@ def optimize_schedule(
       model_state: what training moves beside the parameters, such as the running statistics of
         batch normalization, as for :func:`hyperlr.unroll`: its value at the start of every outer
         iteration. The default ``None`` is a model without.
-      callback: called after each iteration with an :class:`OuterRecord` of Python numbers and the
-        schedule that was evaluated. Where it returns ``True``, this iteration is the last. (So does
-        ``tqdm.update`` now and then: do not return what it does.) With a callback or checkpoints
+      callback: called after each iteration with an :class:`hyperlr.offline.OuterRecord` of Python
+        numbers and the schedule that was evaluated. Where it returns ``True``, this iteration is
+        the last. (So does ``tqdm.update`` now and then: do not return what it does.) With a
+        callback or checkpoints
         the iterations are a Python loop around one compiled step, without them one ``lax.scan``.
       mode: "reverse" or "forward", as for :func:`hyperlr.schedule_hypergradient`.
       checkpointing: "chunk" or "none", of the inner steps in memory, as for :func:`hyperlr.unroll`.
@@ -107,8 +108,9 @@ def optimize_schedule(
         after the last checkpoint is repeated on resuming, and so is its callback.
 
     Returns:
-      An :class:`OptimizedSchedule`. Supports ``vmap`` and ``jit`` where there is no callback and no
-      ``checkpoint_dir``, over ``key`` for several seeds, ``params`` or ``schedule``.
+      An :class:`hyperlr.offline.OptimizedSchedule`. Supports ``vmap`` and ``jit`` where there is no
+      callback and no ``checkpoint_dir``, over ``key`` for several seeds, ``params`` or
+      ``schedule``.
 
     Raises:
       TypeError, ValueError: as :func:`hyperlr.schedule_hypergradient`; an ``optimizer`` that is not
@@ -137,8 +139,8 @@ def optimize_schedule(
       (4,) True
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
-      and Section 5 (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Eq. 1
+      and Section 5.
     """
     as_hyperparams(schedule)
     _checks.check_transformation("optimizer", optimizer)

@@ -58,6 +58,13 @@ def init_outer_state(schedule: Schedule, optimizer: optax.GradientTransformation
 
     Returns:
       The state at iteration 0. Supports ``vmap``.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from hyperlr import offline
+      >>> state = offline.init_outer_state(jnp.full(3, 0.1), optax.adam(0.1))
+      >>> print(state.iteration, state.schedule)
+      0 [0.1 0.1 0.1]
     """
     schedule = _trees.cast_like(schedule, schedule)
     optimizer_state = optimizer.init(schedule)
@@ -93,9 +100,10 @@ def outer_step(
     new schedule is not finite, the schedule and the optimizer's state stay as they are.
 
     Args:
-      inner, params, sample_batches, loss_fn, objective_fn, optimizer, key, model_state, mode,
-        checkpointing: as for :func:`hyperlr.optimize_schedule`; ``key`` is that of the whole run.
-      state: from :func:`init_outer_state`, or from the step before.
+      inner, params, sample_batches, loss_fn: as for :func:`hyperlr.optimize_schedule`.
+      state: from :func:`hyperlr.offline.init_outer_state`, or from the step before.
+      objective_fn, optimizer, model_state: as for :func:`hyperlr.optimize_schedule`.
+      mode, checkpointing, key: likewise; ``key`` is that of the whole run.
 
     Returns:
       The next state, in the same types, and the record of this iteration. Supports ``vmap``: over
@@ -122,8 +130,8 @@ def outer_step(
       (2, 8) (2,)
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
-      and Section 5 (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Eq. 1
+      and Section 5.
     """
     # The i-th key does not depend on the keys before it, so that a run can be taken up anywhere.
     batches = sample_batches(jax.random.fold_in(key, state.iteration))

@@ -96,8 +96,8 @@ def unroll(
       0.5 [1.   0.25 0.25] 0.25
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm", Eq. 1
-      (Donini et al., 2020).
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020, Eq.
+      1.
     """
     params, losses, final_state = unroll_with_state(
         inner,

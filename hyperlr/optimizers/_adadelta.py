@@ -25,8 +25,8 @@ def adadelta(
         u_t = rho · u_{t-1} + (1 − rho) Δ_t²
         w_{t+1} = w_t + learning_rate · Δ_t
 
-    The numerator has u, the average of squared updates; the lecture notes' section on schedules
-    prints v there. The average is of Δ, before ``learning_rate`` scales it.
+    The numerator has u, the average of squared updates; with v there, as one finds it in print,
+    too, the units would be wrong. The average is of Δ, before ``learning_rate`` scales it.
 
     Args:
       learning_rate: scale of the update, a scalar (maybe traced) or a schedule, without units; at
@@ -51,8 +51,7 @@ def adadelta(
       [2.5 1.5]
 
     References:
-      Zeiler, "ADADELTA: an adaptive learning rate method", 2012; the AdaDelta section of the
-      lecture notes on adaptive learning rates.
+      Zeiler, "ADADELTA: an adaptive learning rate method", 2012.
     """
     return in_float32(
         optax.chain(scale_by_adadelta(rho, eps), optax.scale_by_learning_rate(learning_rate))

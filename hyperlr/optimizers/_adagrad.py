@@ -58,8 +58,7 @@ def adagrad(
 
     References:
       Duchi, Hazan and Singer, "Adaptive subgradient methods for online learning and stochastic
-      optimization", JMLR 2011; the AdaGrad section of the lecture notes on adaptive learning
-      rates.
+      optimization", JMLR 2011.
     """
     return in_float32(
         optax.chain(scale_by_adagrad(eps), optax.scale_by_learning_rate(learning_rate))

@@ -56,8 +56,7 @@ def adam(
       [2.5 1.5]
 
     References:
-      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015; the Adam section of
-      the lecture notes on adaptive learning rates.
+      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
     """
     return in_float32(
         optax.chain(

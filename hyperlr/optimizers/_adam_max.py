@@ -29,8 +29,8 @@ def adam_max(
         v_t = b2 · v_{t-1} + (1 − b2) ‖g_t‖²_∞     v̂_t = v_t / (1 − b2^t)
         w_{t+1} = w_t − learning_rate · m̂_t / (√(v̂_t + eps_root) + eps)
 
-    This is the rule of the lecture notes, not the published AdaMax,
-    :func:`~hyperlr.optimizers.adamax`. The squared norm is smooth at g = 0, where its slope is 0;
+    It averages squared maxima where the published AdaMax, :func:`~hyperlr.optimizers.adamax`, takes
+    a decaying maximum. The squared norm is smooth at g = 0, where its slope is 0;
     where several entries tie for the maximum, its derivative is the mean of theirs.
 
     Args:
@@ -63,7 +63,8 @@ def adam_max(
       [3.5  1.75]
 
     References:
-      The section on Lp norms of the lecture notes on adaptive learning rates.
+      Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, for Adam, with the
+      maximum norm over each array in place of the absolute value of each entry.
     """
     return in_float32(
         optax.chain(

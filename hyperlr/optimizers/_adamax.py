@@ -25,10 +25,10 @@ def adamax(
         u_t = max(b2 · u_{t-1}, √(g_t² + eps_root) + eps)
         w_{t+1} = w_t − learning_rate · m_t / (1 − b1^t) / u_t
 
-    The published algorithm has |g_t| for the root: 0/0 for a parameter whose gradient has always
-    been zero, and a kink, on which JAX's derivative of |g| is that of one side. The root is smooth
-    at g = 0, where its slope is 0. At a tie of the maximum the tangent is the mean of both sides,
-    as a central difference has it.
+    The published algorithm has ``|g_t|`` for the root: 0/0 for a parameter whose gradient has
+    always been zero, and a kink, on which JAX's derivative of ``|g|`` is that of one side. The root
+    is smooth at g = 0, where its slope is 0. At a tie of the maximum the tangent is the mean of
+    both sides, as a central difference has it.
 
     Args:
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
@@ -60,9 +60,8 @@ def adamax(
       [2.5 1.5]
 
     References:
-      Kingma and Ba, "Adam: a method for stochastic optimization", section 7.1, ICLR 2015; named
-      without its formula in the lecture notes on adaptive learning rates, whose "Adam Max" is
-      :func:`~hyperlr.optimizers.adam_max`.
+      Kingma and Ba, "Adam: a method for stochastic optimization", section 7.1, ICLR 2015.
+      With an average of squared maxima it is :func:`~hyperlr.optimizers.adam_max`.
     """
     return in_float32(
         optax.chain(

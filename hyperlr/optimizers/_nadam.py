@@ -25,8 +25,8 @@ def nadam(
         w_{t+1} = w_t − learning_rate · m̂_t / (√(v̂_t + eps_root) + eps)
 
     This is Dozat's algorithm, at a constant β₁, without the further factor β₂ that one version of
-    it has on v̂. The lecture notes print instead the velocity of Nesterov's accelerated gradient
-    over Adam's denominator; that velocity alone is ``optax.sgd(..., nesterov=True)``.
+    it has on v̂. Not to be confused with the velocity of Nesterov's accelerated gradient over
+    Adam's denominator; that velocity alone is ``optax.sgd(..., nesterov=True)``.
 
     Args:
       learning_rate: η, a scalar (maybe traced) or a schedule, in units of the parameters.
@@ -58,8 +58,7 @@ def nadam(
       [ 0.44 -0.06]
 
     References:
-      Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016; the NADAM section of
-      the lecture notes on adaptive learning rates.
+      Dozat, "Incorporating Nesterov momentum into Adam", ICLR workshop 2016.
     """
     return in_float32(
         optax.chain(

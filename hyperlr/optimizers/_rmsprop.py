@@ -47,8 +47,7 @@ def rmsprop(
       [2. 1.]
 
     References:
-      Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012; the RMSprop
-      section of the lecture notes on adaptive learning rates.
+      Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5, 2012.
     """
     return in_float32(
         optax.chain(scale_by_rmsprop(decay, eps), optax.scale_by_learning_rate(learning_rate))

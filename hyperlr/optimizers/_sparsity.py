@@ -36,8 +36,8 @@ def sparsity_factor(inputs: jax.Array) -> jax.Array:
       [1. 2. 1.]
 
     References:
-      The first part of the lecture notes on adaptive learning rates, which leaves the function
-      open.
+      Duchi et al., 2011, for rates of their own for features that are rare. Dividing by how often
+      a feature is there is the simplest of such rules.
     """
     inputs = jnp.asarray(inputs)
     if inputs.ndim == 0:
@@ -85,7 +85,7 @@ def scale_by_sparsity() -> optax.GradientTransformationExtraArgs:
       [0.9 0.8]
 
     References:
-      The first part of the lecture notes on adaptive learning rates.
+      As :func:`hyperlr.optimizers.sparsity_factor`.
     """
 
     def init_fn(params: optax.Params) -> optax.EmptyState:

@@ -1,4 +1,4 @@
-"""The hyper-optimizer of [P]: gradient descent on η, whose step size β is itself adapted."""
+"""Gradient descent on η, whose step size β is itself adapted (Donini et al., 2020)."""
 
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ def adaptive_sgd(
       0.52
 
     References:
-      [P] Section 4 and Algorithm 1 (Donini et al., 2020); Baydin et al., 2018.
+      Donini et al., 2020, Section 4 and Algorithm 1; Baydin et al., 2018.
     """
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
     _checks.check_float_scalar("meta_learning_rate", meta_learning_rate, lower=0.0)
@@ -78,8 +78,8 @@ def adaptive_sgd(
         updates: optax.Updates, state: AdaptiveSgdState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, AdaptiveSgdState]:
         del params
-        # [P] prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns negative as
-        # soon as two hypergradients agree, and η never leaves η_0.
+        # The paper prints β_t − κ Δη_{t+1} Δη_t. That ascends E in β: from β_0 = 0, β turns
+        # negative as soon as two hypergradients agree, and η never leaves η_0.
         beta = jax.tree.map(
             _next_step_size,
             state.hyper_learning_rate,

@@ -71,8 +71,8 @@ def exponentiated_gradient(
       1.221
 
     References:
-      Kivinen and Warmuth, 1997, for the exponentiated gradient; [P] Eq. 5 for the rule that it
-      takes the place of.
+      Kivinen and Warmuth, 1997, for the exponentiated gradient; Donini et al., 2020, Eq. 5,
+      for the rule that it takes the place of.
     """
     _checks.check_float_scalar("hyper_learning_rate", hyper_learning_rate, lower=0.0)
     _checks.check_float_scalar("shrink", shrink, lower=0.0)

@@ -63,8 +63,7 @@ def cosine_annealing(
       True
 
     References:
-      Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017; the
-      section on cyclic schedules of the lecture notes on adaptive learning rates.
+      Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", ICLR 2017.
     """
     check_numbers(peak_value=peak_value, end_value=end_value)
     check_at_least("num_steps", num_steps, 1)

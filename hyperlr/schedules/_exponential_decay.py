@@ -39,7 +39,7 @@ def exponential_decay(
       0.5
 
     References:
-      The section on epoch-based schemes of the lecture notes on adaptive learning rates.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 8.3.
     """
     check_numbers(init_value=init_value, decay_rate=decay_rate)
     return schedule_of(_exponential_decay, init_value, decay_rate)

@@ -134,6 +134,15 @@ def load_array(path: str | os.PathLike[str]) -> Any:
     Raises:
       OSError: the file cannot be read.
       ValueError: it does not hold a schedule.
+
+    Example:
+      >>> import pathlib, tempfile, jax.numpy as jnp
+      >>> from hyperlr.schedules import load_array, save_array
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     path = pathlib.Path(directory, "schedule.json")
+      ...     save_array(path, {"learning_rate": jnp.array([0.1, 0.2])})
+      ...     print(load_array(path)["learning_rate"])
+      [0.1 0.2]
     """
     try:
         document = json.loads(Path(path).read_text("utf-8"), parse_constant=_refuse_constant)

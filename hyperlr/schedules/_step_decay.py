@@ -41,7 +41,7 @@ def step_decay(
       0.5
 
     References:
-      The section on epoch-based schemes of the lecture notes on adaptive learning rates.
+      Goodfellow, Bengio and Courville, "Deep learning", 2016, Section 8.3.
     """
     check_numbers(init_value=init_value, decay_factor=decay_factor)
     check_at_least("interval", interval, 1)

@@ -45,8 +45,7 @@ def triangular(
       0.5
 
     References:
-      Smith, "Cyclical learning rates for training neural networks", WACV 2017; the section on
-      cyclic schedules of the lecture notes on adaptive learning rates.
+      Smith, "Cyclical learning rates for training neural networks", WACV 2017.
     """
     check_numbers(min_value=min_value, max_value=max_value)
     check_at_least("half_period", half_period, 1)
@@ -56,7 +55,7 @@ def triangular(
 def _triangular(
     step: Number, min_value: Number, max_value: Number, half_period: Number
 ) -> jax.Array:
-    # t/μ − 2⌊t/(2μ)⌋ in [0, 2), as a remainder, which is exact for large integer steps. The lecture
-    # notes print ⌊t/μ⌋: then the value rises once and stays at the lowest for ever.
+    # t/μ − 2⌊t/(2μ)⌋ in [0, 2), as a remainder, which is exact for large integer steps. One
+    # also finds ⌊t/μ⌋ in print: then the value rises once and stays at the lowest for ever.
     position = jnp.mod(step, 2 * half_period) / half_period
     return between(min_value, max_value, 1 - jnp.abs(position - 1))

@@ -1,4 +1,4 @@
-"""The search for κ with which [P] ends Section 4: from a high one down, until nothing diverges."""
+"""The search for κ of Donini et al., 2020, Section 4: from a high one down, until none diverges."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -118,8 +118,8 @@ def find_step_size(
       ([True, True, True, False, False, False], 1e-05)
 
     References:
-      [P] "Scheduling the Learning Rate via Hypergradients: New Insights and a New Algorithm",
-      Section 4 (Donini et al., 2020), which divides by ten until the run does not diverge.
+      Donini et al., "MARTHE: scheduling the learning rate via online hypergradients", 2020,
+      Section 4, where κ is divided by ten until the run does not diverge.
     """
     sizes = _checked_candidates(candidates)
     _check_at_least_one("max_growth", max_growth)

@@ -1,9 +1,9 @@
 """What hyperlr.guard costs: time, compilation and memory of a step, beside the step it guards.
 
 Two networks, 784-500-500-500-10 at batch 100 and a transformer of 12 layers, with plain AdamW and
-with MARTHE around Adam, with and without donated buffers. Times are of the processor; a ratio is
-the median of the ratios of interleaved rounds. Of two times of tracing and compiling, the shorter
-one counts.
+with MARTHE around Adam, with and without donated buffers. Times are those of the processor; a ratio
+is the median of the ratios of interleaved rounds; what is traced and compiled is measured twice,
+and the shorter one counts.
 
     python scripts/benchmarks/guard.py --rounds 60 --json guard.json
 """

@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import models
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (784, 500, 500, 500, 10)
 BATCH = 100
@@ -41,10 +41,10 @@ INNER = {
 MEGABYTES = 8_000
 
 
-def loss(params: models.Params, batch: tuple) -> jax.Array:
+def loss(params: mlp.Params, batch: tuple) -> jax.Array:
     """Cross-entropy of the network on one minibatch."""
     images, labels = batch
-    return models.cross_entropy(models.apply_mlp(params, images), labels)
+    return mlp.cross_entropy(mlp.apply_mlp(params, images), labels)
 
 
 def draw(key: jax.Array, *shape: int) -> tuple[jax.Array, jax.Array]:
@@ -56,7 +56,7 @@ def draw(key: jax.Array, *shape: int) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def plain_loop(inner: Any, params: models.Params, batches: tuple) -> Callable[[], Any]:
+def plain_loop(inner: Any, params: mlp.Params, batches: tuple) -> Callable[[], Any]:
     """T calls of one compiled step, with donated buffers, as a training loop makes them."""
     tx = inner(RATE)
 
@@ -83,11 +83,11 @@ def measure(name: str, num_steps: int, rounds: int) -> list[dict[str, Any]]:
     """Compiles both hypergradients of T steps, and times them beside the plain steps."""
     inner = INNER[name]
     keys = jax.random.split(jax.random.key(0), 3)
-    params = models.init_mlp(keys[0], WIDTHS)
+    params = mlp.init_mlp(keys[0], WIDTHS)
     batches, val_batch = draw(keys[1], num_steps, BATCH), draw(keys[2], BATCH)
     schedule = jnp.full(num_steps, RATE)
 
-    def scan(schedule: jax.Array, params: models.Params, batches: tuple, _: tuple) -> Any:
+    def scan(schedule: jax.Array, params: mlp.Params, batches: tuple, _: tuple) -> Any:
         return hyperlr.unroll(inner, params, schedule, batches, loss, checkpointing="none")
 
     def hypergradient(checkpointing: str) -> Callable[..., Any]:

@@ -1,11 +1,11 @@
 """MARTHE at less than its full cost: what that does to the time, the schedule and the accuracy.
 
-Two ways to trade exactness for time, neither of which needs anything of the library:
+Two ways to trade exactness for time, alone and together:
 
-- a part of the batch: `value_fn`, of which the Hessian-vector product is taken, and `val_grad` are
-  of the first images of their minibatches, while the gradient of the step is of all of them;
-- every k-th step: between two full updates the inner optimizer makes plain steps with the learning
-  rate as it is, and the tangent is held. Larger κ and γ make up for the updates that are left out.
+- `share`: the Hessian-vector product and the objective are of the first part of their minibatches,
+  while the gradient of the step is of all of them;
+- `every=k`: between two full updates the inner optimizer makes plain steps at the learning rate as
+  it is. Larger κ and γ make up for the updates that are left out.
 
 Every variant trains the 784-500-500-500-10 network of `hyperlr mnist` on the digits that come with
 the install, from the same weights and on the same minibatches, seed by seed. Times are of the whole
@@ -16,7 +16,6 @@ loop, interleaved with plain steps; a ratio is the median of the ratios of the r
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +28,11 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from steps import time_rounds
 
 import hyperlr
-from hyperlr.experiments import data, models, training
+from hyperlr.experiments import data, training
+from hyperlr.experiments.networks import mlp
 
 RATE, BATCH = 0.01, 100
 TIMED_STEPS = 32
@@ -41,10 +42,8 @@ class Variant(NamedTuple):
     """A way to save."""
 
     name: str
-    hvp_share: float = 1.0
-    """Share of the minibatch in `value_fn`."""
-    val_share: float = 1.0
-    """Share of the validation minibatch in `val_grad`."""
+    share: float = 1.0
+    """Share of both minibatches in the product and in the objective."""
     every: int = 1
     """Steps from one full update to the next."""
     larger: tuple[float, float] = (1.0, 1.0)
@@ -53,70 +52,58 @@ class Variant(NamedTuple):
 
 VARIANTS = (
     Variant("exact"),
-    Variant("1/4 in the product", hvp_share=0.25),
-    Variant("1/2 of both", hvp_share=0.5, val_share=0.5),
-    Variant("1/4 of both", hvp_share=0.25, val_share=0.25),
-    Variant("1/8 of both", hvp_share=0.125, val_share=0.125),
-    Variant("every 2nd step", every=2),
-    Variant("every 4th step", every=4),
-    Variant("every 8th step", every=8),
-    Variant("every 4th step, 16 κ, 2 γ", every=4, larger=(16.0, 2.0)),
-    Variant("every 2nd step, 1/4 of both", hvp_share=0.25, val_share=0.25, every=2),
-    Variant("every 2nd step, 1/4 of both, 4 κ, 2 γ", 0.25, 0.25, every=2, larger=(4.0, 2.0)),
+    Variant("share 1/2", share=1 / 2),
+    Variant("share 1/4", share=1 / 4),
+    Variant("share 1/8", share=1 / 8),
+    Variant("every 2", every=2),
+    Variant("every 4", every=4),
+    Variant("every 8", every=8),
+    Variant("every 4, 16 κ, 2 γ", every=4, larger=(16.0, 2.0)),
+    Variant("every 2, share 1/4", share=1 / 4, every=2),
+    Variant("every 2, share 1/4, 4 κ, 2 γ", share=1 / 4, every=2, larger=(4.0, 2.0)),
 )
 METHODS: dict[str, Callable[[Variant], Any]] = {
     "adapted": lambda variant: hyperlr.marthe(
-        optax.sgd, RATE, meta_learning_rate=1e-8 * variant.larger[0]
+        optax.sgd, RATE, meta_learning_rate=1e-8 * variant.larger[0], every=variant.every
     ),
     "scale-free": lambda variant: hyperlr.marthe(
         optax.sgd,
         RATE,
         discount=0.99,
         hyper_optimizer=hyperlr.exponentiated_gradient(0.2 * variant.larger[1]),
+        every=variant.every,
     ),
 }
 
 Step = Callable[..., tuple[Any, Any, jax.Array]]
+"""(params, state, images, labels, train, val) → (params, state, η); train and val are indices."""
 
 
 def make_step(tx: Any, variant: Variant) -> Step:
-    """A training step: (params, state, t, images, labels, train, val) → (params, state, η)."""
+    """A training step that learns η."""
 
-    def full(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
-        size = round(variant.hvp_share * len(train))
-        val_size = round(variant.val_share * len(val))
-        grads = jax.grad(training.loss_fn)(params, images, labels, train)
-        val_grad = jax.grad(training.loss_fn)(params, images, labels, val[:val_size])
-        updates, state = tx.update(
-            grads,
-            state,
+    def loss_fn(params: Any, indices: Any, images: Any, labels: Any) -> jax.Array:
+        return training.loss_fn(params, images, labels, indices)
+
+    def step(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
+        _, grads, extra = hyperlr.value_and_grad(loss_fn, share=variant.share)(
             params,
-            value_fn=lambda params: training.loss_fn(params, images, labels, train[:size]),
-            val_grad=val_grad,
+            train,
+            images,
+            labels,
+            state=state,
+            val_batch=val[: round(variant.share * len(val))],
         )
-        return optax.apply_updates(params, updates), state
-
-    def held(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
-        del val
-        grads = jax.grad(training.loss_fn)(params, images, labels, train)
-        inner = optax.sgd(**state.hyperparams)
-        updates, inner_state = inner.update(grads, state.inner_state, params)
-        return optax.apply_updates(params, updates), state._replace(inner_state=inner_state)
-
-    def step(params: Any, state: Any, t: jax.Array, *batch: Any) -> Any:
-        if variant.every == 1:
-            params, state = full(params, state, *batch)
-        else:
-            params, state = jax.lax.cond(t % variant.every == 0, full, held, params, state, *batch)
+        updates, state = tx.update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
         return params, state, hyperlr.metrics(state)["learning_rate"]
 
     return step
 
 
-def plain_step(params: Any, state: Any, t: jax.Array, *batch: Any) -> Any:
+def plain_step(params: Any, state: Any, images: Any, labels: Any, train: Any, val: Any) -> Any:
     """The plain optax step."""
-    del t
-    images, labels, train, _ = batch
+    del val
     grads = jax.grad(training.loss_fn)(params, images, labels, train)
     updates, state = optax.sgd(RATE).update(grads, state, params)
     return optax.apply_updates(params, updates), state, jnp.asarray(RATE)
@@ -128,16 +115,15 @@ def learn(step: Step, tx: Any, images: data.Data, seeds: int, num_steps: int) ->
 
     @jax.jit
     def run(params: Any, pixels: Any, labels: Any, train: Any, val: Any) -> Any:
-        def body(carry: Any, inputs: Any) -> Any:
-            t, *batch = inputs
-            *carry, rate = step(*carry, t, pixels, labels, *batch)
+        def body(carry: Any, batches: Any) -> Any:
+            *carry, rate = step(*carry, pixels, labels, *batches)
             return tuple(carry), rate
 
-        return jax.lax.scan(body, (params, tx.init(params)), (jnp.arange(num_steps), train, val))
+        return jax.lax.scan(body, (params, tx.init(params)), (train, val))
 
     @jax.jit
     def accuracy(params: Any, pixels: Any, labels: Any) -> jax.Array:
-        return models.accuracy(models.apply_mlp(params, data.as_inputs(pixels)), labels)
+        return mlp.accuracy(mlp.apply_mlp(params, data.as_inputs(pixels)), labels)
 
     schedules, val_accuracy, test_accuracy = [], [], []
     for seed in range(seeds):
@@ -147,7 +133,7 @@ def learn(step: Step, tx: Any, images: data.Data, seeds: int, num_steps: int) ->
             [0.0],
             num_steps=num_steps,
             batch_size=BATCH,
-            hidden_widths=models.HIDDEN_WIDTHS,
+            hidden_widths=mlp.HIDDEN_WIDTHS,
         )
         one = jax.tree.map(lambda x: x[0], lanes)
         (params, _), rates = run(one.params, pixels, labels, one.train_batches, one.val_batches)
@@ -167,25 +153,23 @@ def time_ratios(steps: dict[str, tuple[Step, Any]], images: data.Data, rounds: i
     pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
     rng = np.random.default_rng(0)
     batches = rng.integers(len(labels), size=(TIMED_STEPS, 2, BATCH), dtype=np.int32)
-    widths = (pixels.shape[1], *models.HIDDEN_WIDTHS, images.num_classes)
-    params = models.init_mlp(jax.random.key(0), widths)
-    compiled = {}
-    for name, (step, tx) in track(steps.items(), "compiling"):
-        first = (params, tx.init(params), jnp.zeros((), jnp.int32), pixels, labels, *batches[0])
-        compiled[name] = jax.jit(step).lower(*first).compile()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in track(range(rounds + 1), "timing"):
-        for name, (_, tx) in steps.items():
-            w, state = params, tx.init(params)
-            start = time.perf_counter()
-            for t, (train, val) in enumerate(batches):
-                w, state, _ = compiled[name](w, state, np.int32(t), pixels, labels, train, val)
+    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, images.num_classes)
+    params = mlp.init_mlp(jax.random.key(0), widths)
+    runs = []
+    for step, tx in track(steps.values(), "compiling"):
+        state = tx.init(params)
+        compiled = jax.jit(step).lower(params, state, pixels, labels, *batches[0]).compile()
+
+        def run(compiled: Any = compiled, state: Any = state) -> None:
+            w = params
+            for train, val in batches:
+                w, state, _ = compiled(w, state, pixels, labels, train, val)
             jax.block_until_ready(w)
-            seconds[name].append(time.perf_counter() - start)
-    # The first round touches every buffer for the first time.
-    arrays = {name: np.array(values[1:]) for name, values in seconds.items()}
-    plain = next(iter(arrays.values()))
-    return {name: float(np.median(values / plain)) for name, values in arrays.items()}
+
+        runs.append(run)
+    seconds = time_rounds(runs, rounds)
+    ratios = np.median(seconds / seconds[:, :1], axis=0)
+    return dict(zip(steps, map(float, ratios), strict=True))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hyperlr
 from hyperlr import offline
-from hyperlr.experiments import models
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (16, 32, 8)
 BATCH = 32
@@ -51,10 +51,10 @@ def online_methods() -> dict[str, optax.GradientTransformationExtraArgs]:
     }
 
 
-def loss_fn(params: models.Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+def loss_fn(params: mlp.Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Cross-entropy on (inputs, labels)."""
     inputs, labels = batch
-    return models.cross_entropy(models.apply_mlp(params, inputs), labels)
+    return mlp.cross_entropy(mlp.apply_mlp(params, inputs), labels)
 
 
 def minibatches(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def trajectories(
         the axis of the examples.
       replicate: puts a tree on every device.
     """
-    params = models.init_mlp(jax.random.key(0), WIDTHS)
+    params = mlp.init_mlp(jax.random.key(0), WIDTHS)
     params = replicate(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
     train, val = minibatches(1), minibatches(2)
     batches = [
@@ -109,7 +109,7 @@ def trajectories(
 
 
 def schedules(
-    params: models.Params, stack: Any, val_batch: Any, replicate: Callable[[Any], Any]
+    params: mlp.Params, stack: Any, val_batch: Any, replicate: Callable[[Any], Any]
 ) -> list[float]:
     """The schedules of LRS-OPT, iteration by iteration, and the values that they had."""
     optimizer = hyperlr.lrs_opt(1.0)

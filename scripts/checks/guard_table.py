@@ -28,6 +28,7 @@ from rich.table import Table
 
 import hyperlr
 from hyperlr.experiments import data, training
+from hyperlr.experiments.methods import METHODS
 
 INNER = {
     "sgd": optax.sgd,
@@ -38,31 +39,17 @@ STARTS = (1e-6, 1e-3, 1e-1, 1.0, 10.0, 100.0)
 DECADES = 13
 
 
-def scale_free(inner: Any, start: Any, gamma: Any) -> Any:
-    """MARTHE with the scale-free rule."""
-    rule = hyperlr.exponentiated_gradient(gamma)
-    return hyperlr.marthe(inner, start, discount=0.99, hyper_optimizer=rule)
-
-
 def under_guard(make: Callable[..., Any], explosion: float, *arguments: Any) -> Any:
     """A method under the guard."""
     return hyperlr.guard(make(*arguments), explosion=explosion)
 
 
-# Method → the exponent of its smallest step size, and how it is made of inner, η_0 and step size.
-METHODS: dict[str, tuple[int, Callable[..., Any]]] = {
-    "HD, β": (-8, hyperlr.hd),
-    "RTHO, β": (-8, hyperlr.rtho),
-    "MARTHE, κ": (
-        -10,
-        lambda inner, start, size: hyperlr.marthe(inner, start, meta_learning_rate=size),
-    ),
-    "scale-free, γ": (-6, scale_free),
-}
+# Method → the exponent of its smallest β, κ or γ.
+FIRST = {"hd": -8, "rtho": -8, "marthe": -10, "marthe_scale_free": -6}
 
 
 def run(
-    images: data.Data,
+    digits: data.Data,
     seed: int,
     make: Callable[..., Any],
     inner: Any,
@@ -73,14 +60,14 @@ def run(
     """Trains all pairs of a step size and a start; arrays [13, starts]."""
     pairs = list(itertools.product((10.0**e for e in range(first, first + DECADES)), STARTS))
     lanes = training.make_lanes(
-        images,
+        digits,
         [seed] * len(pairs),
         pairs,
         num_steps=num_steps,
         batch_size=100,
         hidden_widths=(width,),
     )
-    trained_on, _ = data.split_indices(images, seed)
+    trained_on, _ = data.split_indices(digits, seed)
 
     def lane(pixels: Any, labels: Any, one: training.Lanes) -> Any:
         def make_optimizer(pair: Any) -> Any:
@@ -108,7 +95,7 @@ def run(
         # Not all at a time: a loss on all images takes memory.
         return jax.lax.map(functools.partial(lane, pixels, labels), lanes, batch_size=26)
 
-    finite, before, after, good, rollbacks = train(images.images, images.labels, lanes)
+    finite, before, after, good, rollbacks = train(digits.images, digits.labels, lanes)
     arrays = {
         "finite": finite,
         "before": before,
@@ -129,16 +116,21 @@ def main() -> None:
     parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
     parser.add_argument("--json", type=Path, help="also write all losses to this file")
     arguments = parser.parse_args()
-    images = data.load_packaged()
+    digits = data.load_packaged()
     results: dict[str, Any] = {}
-    cases = list(itertools.product(METHODS, arguments.inner, (False, True)))
+    cases = list(itertools.product(FIRST, arguments.inner, (False, True)))
     for method, inner, guarded in track(cases, "training"):
-        first, make = METHODS[method]
-        made = make
+        made = METHODS[method].online
         if guarded:
-            made = functools.partial(under_guard, make, arguments.explosion)
+            made = functools.partial(under_guard, made, arguments.explosion)
         results[f"{method} | {inner} | {guarded}"] = run(
-            images, arguments.seed, made, INNER[inner], first, arguments.steps, arguments.width
+            digits,
+            arguments.seed,
+            made,
+            INNER[inner],
+            FIRST[method],
+            arguments.steps,
+            arguments.width,
         )
     Console(width=110).print(table(results, arguments.steps))
     if arguments.json:
@@ -163,9 +155,9 @@ def table(results: dict[str, dict[str, np.ndarray]], num_steps: int) -> Table:
         view.add_column(heading, justify="right", no_wrap=True)
     for method, inner in dict.fromkeys(tuple(key.split(" | ")[:2]) for key in results):
         bare, guarded = (results[f"{method} | {inner} | {which}"] for which in (False, True))
-        first = METHODS[method][0]
+        first, name = FIRST[method], f"{METHODS[method].label}, {METHODS[method].symbol}"
         view.add_row(
-            f"{method}: 1e{first} … 1e{first + DECADES - 1}",
+            f"{name}: 1e{first} … 1e{first + DECADES - 1}",
             inner,
             " → ".join(str(int((~each["finite"]).sum())) for each in (bare, guarded)),
             " → ".join(str(_num_above(each, "after")) for each in (bare, guarded)),

@@ -40,65 +40,56 @@ def optimize_schedule(out: Path) -> None:
         checkpoint_dir=out / "checkpoints",
         checkpoint_every=2,
     )
-    leaves = {str(place): np.asarray(leaf) for place, leaf in enumerate(jax.tree.leaves(result))}
+    leaves = {str(index): np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(result))}
     with (out / "result.npz").open("wb") as file:
         np.savez(file, **leaves)
 
 
 def mnist(out: Path) -> None:
     """Plain gradient descent, HD and LRS-OPT."""
-    from hyperlr.experiments import mnist, mnist_report
+    from hyperlr.experiments.digits.experiment import EXPERIMENT
 
-    quick = mnist.PRESETS["quick"]
-    assert quick.lrs is not None
-    settings = quick._replace(
-        step_sizes={name: quick.step_sizes[name][:2] for name in ("constant", "hd")},
-        lrs=quick.lrs._replace(start="hd", num_iterations=6, evaluate_every=1),
-        num_steps=16,
-        batch_size=20,
-        hidden_widths=(16,),
+    smoke = EXPERIMENT.presets["smoke"]
+    settings = smoke._replace(
+        numbers={name: smoke.numbers[name][:2] for name in ("constant", "hd")},
+        lrs=smoke.lrs._replace(start="hd", num_iterations=6, evaluate_every=1),
     )
-    mnist_report.run(settings, None, out, Console(quiet=True))
+    _run(EXPERIMENT, settings, out)
 
 
 def toy(out: Path) -> None:
     """The surfaces in the plane, for fewer steps."""
-    from hyperlr.experiments import toy_report
+    from hyperlr.experiments.surfaces.experiment import EXPERIMENT
 
-    toy_report.run(out, Console(quiet=True), num_steps=100)
+    _run(EXPERIMENT, EXPERIMENT.presets["smoke"], out)
 
 
 def adaptive(out: Path) -> None:
     """The adaptive optimizers, for fewer steps."""
-    from hyperlr.experiments import adaptive_report
+    from hyperlr.experiments.adaptive.experiment import EXPERIMENT
 
-    adaptive_report.run(out, Console(quiet=True), num_steps=120)
+    _run(EXPERIMENT, EXPERIMENT.presets["smoke"], out)
 
 
 def curvature(out: Path) -> None:
     """The measurements of curvature, on a small network."""
-    from hyperlr.experiments import curvature, curvature_report
+    from hyperlr.experiments.curvature.experiment import EXPERIMENT
 
-    settings = curvature.Settings(
-        quadratic_steps=200,
-        network_steps=12,
-        marthe_steps=24,
-        sharpness_every=4,
-        hidden_widths=(8,),
-    )
-    curvature_report.run(None, out, Console(quiet=True), settings)
+    _run(EXPERIMENT, EXPERIMENT.presets["smoke"], out)
 
 
 def robustness(out: Path) -> None:
     """Every method under momentum alone, on a small network."""
-    from hyperlr.experiments import robustness, robustness_report
+    from hyperlr.experiments.robustness.experiment import EXPERIMENT
 
-    robustness.INNER = {"momentum": robustness.INNER["momentum"]}
-    robustness.BETAS = (1e-4,)
-    settings = robustness.Settings(
-        num_seeds=1, num_steps=8, batch_size=20, hidden_widths=(8,), grid=(1e-3, 0.1)
-    )
-    robustness_report.run(settings, None, out, Console(quiet=True))
+    settings = EXPERIMENT.presets["smoke"]
+    _run(EXPERIMENT, settings._replace(inner=("momentum",), betas=(1e-4,)), out)
+
+
+def _run(experiment: Any, settings: Any, out: Path, data_dir: Path | None = None) -> None:
+    from hyperlr.experiments.core import runner
+
+    runner.run(experiment, settings, out, Console(quiet=True), data_dir=data_dir)
 
 
 def cifar10(out: Path) -> None:
@@ -115,7 +106,8 @@ def _cifar(name: str, inner: str, out: Path) -> None:
     import flax.linen as nn
     import jax
 
-    from hyperlr.experiments import cifar
+    from hyperlr.experiments.cifar import experiment as cifar
+    from hyperlr.experiments.data import cifar as data
 
     class Small(nn.Module):
         """Has batch normalization, as the large ones, and hardly any weights."""
@@ -130,7 +122,6 @@ def _cifar(name: str, inner: str, out: Path) -> None:
                 nn.relu(nn.BatchNorm(use_running_average=not train)(hidden))
             )
 
-    task = cifar.make_task(name, inner)._replace(network=Small)
     settings = cifar.Settings(
         num_seeds=2,
         methods=("staircase", "marthe"),
@@ -143,13 +134,13 @@ def _cifar(name: str, inner: str, out: Path) -> None:
         search_steps=6,
     )
     data_dir = out.with_name("data")
-    _write_noise(data_dir, task.form)
-    cifar.run(task, settings, data_dir, out, Console(quiet=True), resume=True)
+    _write_noise(data_dir, data.CIFAR10 if name == "cifar10" else data.CIFAR100)
+    _run(cifar.make_experiment(name, inner, network=Small), settings, out, data_dir)
 
 
 def _write_noise(data_dir: Path, form: Any) -> None:
     """Writes a data set of noise in the binary format."""
-    from hyperlr.experiments import results
+    from hyperlr.experiments.core import store
 
     folder = data_dir / form.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +148,7 @@ def _write_noise(data_dir: Path, form: Any) -> None:
     for file, num in ((form.train_files[0], 120), (form.test_file, 20)):
         records = rng.integers(0, 256, (num, form.label_bytes + 3072), dtype=np.uint8)
         records[:, : form.label_bytes] %= 10
-        with results.atomic_file(folder / file) as handle:
+        with store.atomic_file(folder / file) as handle:
             handle.write(records.tobytes())
 
 

@@ -177,7 +177,7 @@ def _wait(
 
 def _files(out: Path) -> list[Path]:
     """What lies where a run writes; files come and go."""
-    folders = (out, out / "parts", out / "checkpoints", *out.glob("checkpoints/*-*"))
+    folders = (out, out / "parts", out / "checkpoints", *out.glob("parts/*.checkpoints"))
     found = []
     for folder in folders:
         try:
@@ -224,14 +224,14 @@ def main() -> int:
     rng, console, outcomes = random.Random(arguments.seed), Console(), []
     with Progress(console=console) as progress, tempfile.TemporaryDirectory() as folder:
         task = progress.add_task("", total=arguments.kills)
-        for place, target in enumerate(arguments.targets):
+        for index, target in enumerate(arguments.targets):
             progress.update(task, description=target)
             share, rest = divmod(arguments.kills, len(arguments.targets))
             own = Path(folder) / target
             own.mkdir()
             outcomes.append(
                 kill_repeatedly(
-                    target, share + (place < rest), rng, own, lambda: progress.advance(task)
+                    target, share + (index < rest), rng, own, lambda: progress.advance(task)
                 )
             )
             if outcomes[-1].differences:

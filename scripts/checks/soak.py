@@ -33,7 +33,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments import batches, data, models, training
+from hyperlr.experiments import data, training
+from hyperlr.experiments.data import batches
+from hyperlr.experiments.networks import mlp
 
 NUM_STEPS, BATCH = 512, 100
 METHODS = {
@@ -105,12 +107,12 @@ def main() -> int:
             compilations.append(seconds) if "backend_compile" in event else None
         )
     )
-    images = data.load_packaged()
-    pixels, labels = jnp.asarray(images.images), jnp.asarray(images.labels)
-    widths = (pixels.shape[1], *models.HIDDEN_WIDTHS, images.num_classes)
+    digits = data.load_packaged()
+    pixels, labels = jnp.asarray(digits.images), jnp.asarray(digits.labels)
+    widths = (pixels.shape[1], *mlp.HIDDEN_WIDTHS, digits.num_classes)
     optimizers = {name: hyperlr.guard(make()) for name, make in METHODS.items()}
     steps = {name: make_step(tx) for name, tx in optimizers.items()}
-    init = jax.jit(lambda key: models.init_mlp(key, widths))
+    init = jax.jit(lambda key: mlp.init_mlp(key, widths))
     inits = {name: jax.jit(tx.init) for name, tx in optimizers.items()}
 
     start, samples, num_steps = time.perf_counter(), [], 0
@@ -120,7 +122,7 @@ def main() -> int:
             types = set()
             for k, name in enumerate(METHODS):
                 rng = np.random.default_rng([round_, k])
-                train_indices, val_indices = training.split_indices(images, round_)
+                train_indices, val_indices = data.split_indices(digits, round_)
                 train = batches.epoch_batches(rng, train_indices, NUM_STEPS, BATCH)
                 val = batches.independent_batches(rng, val_indices, NUM_STEPS, BATCH)
                 params = init(jax.random.key(round_))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax import contrib
 
 import hyperlr
 
@@ -22,14 +23,22 @@ LEARNING_RATE = 0.02
 NUM_STEPS = 8  # RAdam divides by √v from the sixth on.
 Factory = Callable[[Any], optax.GradientTransformation]
 
-# Aliases of optax that are not in the table, and why.
+# Aliases that are not in the tables, and why.
 LEFT_OUT = {
+    "dpsgd": "adds noise, and takes a gradient for each example",
     "lbfgs": "searches along a line",
-    "polyak_sgd": "sets its own rate from the value of the loss",
+    "noisy_sgd": "adds noise of which the rate sets the size",
     "optimistic_adam": "is the old name of `optimistic_adam_v2`",
+    "polyak_sgd": "sets its own rate from the value of the loss",
+    "rprop": "takes the rate for its first step sizes alone, which is an error at `init`",
+    "sophia": "estimates the curvature at random points, of a function that it asks for",
 }
 
-# Optimizers of optax in other settings than their defaults, or without an alias of their own.
+# Optimizers in other settings than their defaults, or without an alias of their own.
+CONTRIB_VARIANTS: dict[str, Factory] = {
+    "mechanize(sgd)": lambda rate: contrib.mechanize(optax.sgd(rate)),
+    "schedule_free(sgd)": lambda rate: contrib.schedule_free(optax.sgd(rate), rate),
+}
 VARIANTS: dict[str, Factory] = {
     "sgd, momentum": functools.partial(optax.sgd, momentum=0.9),
     "sgd, nesterov": functools.partial(optax.sgd, momentum=0.9, nesterov=True),
@@ -49,16 +58,24 @@ RIGHT, NAN, WRONG, JUMPS, NAN_VALUE = "right", "**NaN**", "**wrong**", "jumps", 
 
 def optax_optimizers() -> dict[str, Factory]:
     """Every alias of the installed optax whose first argument is the learning rate."""
-    aliases = {
+    return dict(sorted({**_aliases(optax), **VARIANTS}.items()))
+
+
+def contrib_optimizers() -> dict[str, Factory]:
+    """Likewise of ``optax.contrib``."""
+    return dict(sorted({**_aliases(contrib), **CONTRIB_VARIANTS}.items()))
+
+
+def _aliases(module: Any) -> dict[str, Factory]:
+    return {
         name: function
-        for name, function in vars(optax).items()
+        for name, function in vars(module).items()
         if inspect.isfunction(function)
         and name not in LEFT_OUT
         and next(iter(inspect.signature(function).parameters), "") == "learning_rate"
         and "GradientTransformation" in str(function.__annotations__.get("return"))
         and not name.startswith(("_", "scale_by"))
     }
-    return dict(sorted({**aliases, **VARIANTS}.items()))
 
 
 def hyperlr_optimizers() -> dict[str, Factory]:
@@ -99,17 +116,35 @@ def _trained(
     make: Factory, rate: Any, params: Any, bias: Any, rows: Any, weights: Any
 ) -> jax.Array:
     """The parameters after NUM_STEPS steps; an optax loop like any other."""
-    tx = make(rate)
+    tx = optax.with_extra_args_support(make(rate))
 
     def step(carry: tuple[Any, Any], batch: tuple[Any, Any]) -> tuple[Any, None]:
         params, state = carry
         weight, targets = batch
-        grads = jax.grad(_loss)(params, bias, rows, weight, targets)
-        updates, state = tx.update(grads, state, params)
+        value, grads = jax.value_and_grad(_loss)(params, bias, rows, weight, targets)
+        updates, state = tx.update(grads, state, params, value=value)
         return (optax.apply_updates(params, updates), state), None
 
     (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), (weights, jnp.asarray(_TARGETS)))
     return _flat(params)
+
+
+def _learned_tangent(make: Factory, params: Any, bias: Any, rows: Any, weights: Any) -> jax.Array:
+    """Z after NUM_STEPS steps, as RTHO has it, at a rate that is held."""
+    tx = hyperlr.rtho(lambda learning_rate: make(learning_rate), LEARNING_RATE, 0.0)
+
+    def loss(params: Any, batch: tuple[Any, Any]) -> jax.Array:
+        return _loss(params, bias, rows, *batch)
+
+    def step(carry: tuple[Any, Any], batch: tuple[Any, Any]) -> tuple[Any, None]:
+        params, state = carry
+        _, grads, extra = hyperlr.value_and_grad(loss)(params, batch, state=state)
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), None
+
+    batches = (weights, jnp.asarray(_TARGETS))
+    (_, state), _ = jax.lax.scan(step, (params, tx.init(params)), batches)
+    return _flat(state.tangent["learning_rate"].params)
 
 
 def _flat(tree: Any) -> jax.Array:
@@ -117,7 +152,10 @@ def _flat(tree: Any) -> jax.Array:
 
 
 def verdicts_of_runs(make: Factory) -> list[str]:
-    """For each of CASES, whether ``jax.jvp`` has the derivative of what is trained in the rate."""
+    """For each of CASES, whether Z is the derivative of what is trained in the rate.
+
+    First as the online methods have it, and then by ``jax.jvp`` of the loop.
+    """
 
     def everything(bias: Any, rows: Any, weights: Any) -> tuple[jax.Array, ...]:
         def run(rate: Any, params: Any) -> jax.Array:
@@ -126,14 +164,20 @@ def verdicts_of_runs(make: Factory) -> list[str]:
         h, params = 1e-5 * LEARNING_RATE, _initial_params()
         # The initial parameters have a tangent, too: zero, and multiplied like any other.
         zero = jax.tree.map(jnp.zeros_like, params)
-        value, tangent = jax.jvp(run, (LEARNING_RATE, params), (1.0, zero))
+        value, by_jvp = jax.jvp(run, (LEARNING_RATE, params), (1.0, zero))
         rates = LEARNING_RATE + h * jnp.array([1.0, -1.0])
         above, below = jax.vmap(run, in_axes=(0, None))(rates, params)
-        return value, tangent, (above - below) / (2 * h)
+        learned = _learned_tangent(make, params, bias, rows, weights)
+        return value, learned, by_jvp, (above - below) / (2 * h)
 
     arrays = map(jnp.asarray, (_BIAS, _ROWS, _WEIGHTS))
-    cases = zip(*map(np.asarray, jax.jit(jax.vmap(everything))(*arrays)), strict=True)
-    return [_verdict(*case) for case in cases]
+    found = map(np.asarray, jax.jit(jax.vmap(everything))(*arrays))
+    values, learned, by_jvp, differences = found
+    return [
+        _verdict(*case)
+        for tangents in (learned, by_jvp)
+        for case in zip(values, tangents, differences, strict=True)
+    ]
 
 
 def _verdict(value: np.ndarray, tangent: np.ndarray, difference: np.ndarray) -> str:
@@ -146,13 +190,13 @@ def _verdict(value: np.ndarray, tangent: np.ndarray, difference: np.ndarray) -> 
 
 def verdict_of_slope(make: Factory) -> str:
     """Whether ``jax.jvp`` has the slope of the first update, in the gradients, at zero ones."""
-    tx, params = make(LEARNING_RATE), _initial_params()
+    tx, params = optax.with_extra_args_support(make(LEARNING_RATE)), _initial_params()
     state = tx.init(params)
     direction = jax.tree.map(jnp.cos, params)
 
     def update(scale: Any) -> jax.Array:
         grads = jax.tree.map(lambda d: scale * d, direction)
-        return _flat(tx.update(grads, state, params)[0])
+        return _flat(tx.update(grads, state, params, value=jnp.ones(()))[0])
 
     def everything() -> tuple[jax.Array, ...]:
         value, tangent = jax.jvp(update, (0.0,), (1.0,))
@@ -175,7 +219,7 @@ def verdict_of_slope(make: Factory) -> str:
 
 
 def row(make: Factory) -> tuple[str, ...]:
-    """The verdicts of an optimizer: one for each of CASES, and one for the slope."""
+    """The verdicts of an optimizer: two for each of CASES, and one for the slope."""
     return (*verdicts_of_runs(make), verdict_of_slope(make))
 
 
@@ -184,6 +228,7 @@ def page(progress: Callable[[str], None] = lambda name: None) -> str:
     lines = ["# Tangents at zero gradients", "", *_paragraphs(_INTRODUCTION)]
     lines += _table("`hyperlr.optimizers`", hyperlr_optimizers(), progress)
     lines += _table(f"`optax` {optax.__version__}", optax_optimizers(), progress)
+    lines += _table(f"`optax.contrib` {optax.__version__}", contrib_optimizers(), progress)
     left_out = "; ".join(f"`{name}` {why}" for name, why in LEFT_OUT.items())
     lines += _paragraphs(f"{_CONCLUSION}\n\nNot in the table: {left_out}.")
     return "\n".join(lines)
@@ -192,8 +237,10 @@ def page(progress: Callable[[str], None] = lambda name: None) -> str:
 def _table(
     title: str, optimizers: dict[str, Factory], progress: Callable[[str], None]
 ) -> Iterator[str]:
-    yield f"| {title} | " + " | ".join((*CASES, "slope")) + " |"
-    yield "| --- " * (2 + len(CASES)) + "|"
+    yield (
+        f"| {title} | " + " | ".join((*CASES, *(f"{case}, jvp" for case in CASES), "slope")) + " |"
+    )
+    yield "| --- " * (2 + 2 * len(CASES)) + "|"
     for name, make in optimizers.items():
         progress(name)
         yield f"| {name} | " + " | ".join(row(make)) + " |"
@@ -212,29 +259,35 @@ def _paragraphs(text: str) -> Iterable[str]:
 
 
 _INTRODUCTION = """
-RTHO, MARTHE and LRS-OPT differentiate through the optimizer. Where a gradient is exactly zero many
-optimizers have no derivative: √v at v = 0, |g| at g = 0, a norm at 0. The product of the infinite
-slope with the zero tangent is NaN, and one NaN spoils the hypergradient. `hd` is not concerned: it
-only needs the derivative of the update in the learning rate.
+RTHO, MARTHE, `auto` and LRS-OPT differentiate through the optimizer. Where a gradient is exactly
+zero many optimizers have no derivative: √v at v = 0, |g| at g = 0, a norm at 0. The product of the
+infinite slope with a tangent of zero is NaN. The online methods leave that out of what moves the
+tangent, entry by entry, which for a parameter that never moves is right, and for one that rests now
+and then nearly so; where a norm of all gradients carries the NaN into every entry (`lamb`,
+`momo_adam`), it is not. LRS-OPT is a derivative of the loop as JAX takes it,
+where one NaN spoils the whole. `hd` is not concerned: it only needs the derivative of the update in
+the learning rate.
 
 Every optimizer trains a small network for eight steps in float64, at its defaults. The derivative
-of the trained parameters in the learning rate, by `jax.jvp`, is compared with central differences:
+of the trained parameters in the learning rate is compared with central differences, as RTHO has it,
+and as `jax.jvp` of the loop has it (the columns with jvp):
 
 - dead unit: a ReLU whose input is negative for every example;
 - unused row: an embedding that no batch uses;
 - empty first batch: a first loss that is zero, with all of its gradients.
 
-The last column is the slope of the first update in the gradients, at zero gradients: what a
-parameter needs whose gradient is zero at this point and nowhere else. Where the update *jumps*, as
-a sign does, there is no slope, and no method can learn from it.
+The last column is the slope of the first update in the gradients, by `jax.jvp`, at zero gradients:
+what a parameter needs whose gradient is zero at this point and nowhere else. Where the update
+*jumps*, as a sign does, there is no slope, and no method can learn from it.
 """
 
 _CONCLUSION = """
 *Wrong* tangents are finite and raise no alarm. Where the slope is large but true (1/√ε), it is
 because the update really turns that fast: a larger ε is a gentler optimizer.
 
-What to do: use `hyperlr.optimizers`, or pass `eps_root` to those of optax that take it, as
-`functools.partial(optax.adamw, eps_root=1e-16)`.
+What to do where a column of yours is not *right*: use `hyperlr.optimizers`, or pass `eps_root` to
+those of optax that take it, as `functools.partial(optax.adamw, eps_root=1e-16)`; of what is wrong
+in itself, learn with `hyperlr.hd`, which takes no derivative through the optimizer's state.
 """
 
 

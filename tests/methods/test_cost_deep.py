@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from problems import transformer
 
 import hyperlr
+from hyperlr.experiments.networks import transformer
 
-LAYERS, WIDTH, LENGTH, BATCH = 4, 64, 64, 64
+LAYERS, WIDTH, LENGTH, BATCH = 4, 128, 48, 32
 ADAMW = functools.partial(optax.adamw, weight_decay=1e-2, eps_root=1e-12)
 FORMS = {
     "unrolled": {},

@@ -10,6 +10,7 @@ import pytest
 from problems.networks import INNER, mlp_batches, mlp_loss, mlp_params, train
 
 import hyperlr
+from hyperlr._linearize import difference_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -173,3 +174,16 @@ def test_custom_vjp_needs_reverse_over_reverse_and_the_error_says_so():
         return moving
 
     np.testing.assert_allclose(two_steps("reverse_over_reverse"), jax.jacfwd(by_hand)(0.1))
+
+
+def test_the_step_of_a_difference_is_the_cube_root_of_the_coarsest_epsilon():
+    """ε^(1/3) (1 + ‖w‖) / ‖v‖, and 1 where there is no direction."""
+    point = {"a": jnp.array([3.0], jnp.float32), "b": jnp.array([4.0], jnp.float32)}
+    vector = {"a": jnp.array([0.0], jnp.float32), "b": jnp.array([2.0], jnp.float32)}
+    found = difference_step(point, vector)
+    np.testing.assert_allclose(found, (2.0**-23) ** (1 / 3) * 6.0 / 2.0, rtol=1e-6)
+    halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), point)
+    np.testing.assert_allclose(
+        difference_step(halves, vector), (2.0**-7) ** (1 / 3) * 6.0 / 2.0, rtol=1e-3
+    )
+    assert difference_step(point, jax.tree.map(jnp.zeros_like, vector)) == 1.0

@@ -22,7 +22,11 @@ def train(tx, params, batches, loss):
         current = hyperlr.metrics(state)
         value_fn = lambda p, hyperparams: loss(p, batch, hyperparams)
         updates, state = tx.update(
-            jax.grad(value_fn)(params, current), state, params, value_fn=value_fn
+            jax.grad(value_fn)(params, current),
+            state,
+            params,
+            value_fn=value_fn,
+            val_grad=jax.grad(mlp_loss)(params, batch),
         )
         return (optax.apply_updates(params, updates), state), None
 
@@ -173,7 +177,7 @@ def test_loss_hyperparameters_work_without_memory_and_with_reverse_products():
         found = optax.tree.vdot(state.tangent[name].params, e)
         np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
     with pytest.raises(ValueError, match="value_fn is missing"):
-        tx.update(params, tx.init(params), params)
+        tx.update(params, tx.init(params), params, val_grad=params)
 
 
 def test_names_of_loss_hyperparameters_are_checked():

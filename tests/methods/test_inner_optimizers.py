@@ -32,8 +32,8 @@ LEFT_OUT = {
     "momo_adam": "sums over all weights a root that has no derivative at a dead one",
     "noisy_sgd": "adds noise of which the rate sets the size",
     "optimistic_adam": "is the old name of optimistic_adam_v2",
+    "rprop": "takes the rate for its first step sizes alone, which is an error at init",
     "sophia": "estimates the curvature at random points, of a function that it asks for",
-    "rprop": "steps by the signs of gradients, whatever their size",
 }
 
 

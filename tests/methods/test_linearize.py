@@ -205,16 +205,31 @@ def test_share_needs_arrays_of_one_length():
         hyperlr.value_and_grad(lambda w, b: jnp.sum(w), share=0.0)
 
 
-@pytest.mark.parametrize("way", ["partition", "masked", "flatten", "apply_if_finite", "chain"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "partition",
+        "multi_transform",
+        "selective_transform",
+        "masked",
+        "flatten",
+        "apply_if_finite",
+        "chain",
+    ],
+)
 def test_what_is_learned_of_a_part_is_what_that_part_alone_learns(way):
     """A backbone frozen by optax's recipes; the loss reads all parameters, as real losses do."""
     whole = {"backbone": 0.5 * jnp.eye(3), "head": jnp.ones(3) / 3}
     x = jax.random.normal(jax.random.key(0), (32, 3))
     loss = lambda w, x: jnp.mean((jnp.tanh(x @ w["backbone"]) @ w["head"] - jnp.sin(x[:, 0])) ** 2)
     tx = hyperlr.marthe(MOMENTUM, 0.01, hyper_learning_rate=1e-2)
+    parts = {"train": tx, "freeze": optax.set_to_zero()}
+    labels = {"backbone": "freeze", "head": "train"}
     wrapped = {
-        "partition": lambda: optax.partition(
-            {"train": tx, "freeze": optax.set_to_zero()}, {"backbone": "freeze", "head": "train"}
+        "partition": lambda: optax.partition(parts, labels),
+        "multi_transform": lambda: optax.multi_transform(parts, labels),
+        "selective_transform": lambda: optax.transforms.selective_transform(
+            tx, freeze_mask={"backbone": True, "head": False}
         ),
         "masked": lambda: optax.chain(
             optax.masked(tx, {"backbone": False, "head": True}),
@@ -224,7 +239,7 @@ def test_what_is_learned_of_a_part_is_what_that_part_alone_learns(way):
         "apply_if_finite": lambda: optax.apply_if_finite(tx, 3),
         "chain": lambda: optax.chain(optax.identity(), tx),
     }[way]()
-    freezes = way in ("partition", "masked")
+    freezes = way not in ("flatten", "apply_if_finite", "chain")
 
     def learned(tx, params, loss):
         @jax.jit

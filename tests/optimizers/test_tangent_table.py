@@ -7,14 +7,14 @@ import tangent_table
 
 
 def committed():
-    """Both tables of the page, as library → name → verdicts."""
+    """The tables of the page, as library → name → verdicts."""
     tables, rows = {}, None
     for line in tangent_table.PAGE.read_text().splitlines():
         if not line.startswith("| "):
             continue
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         if name.startswith("`"):
-            rows = tables[name.split("`")[1].split(".")[0]] = {}
+            rows = tables[name.split("`")[1].removesuffix(".optimizers")] = {}
         elif name != "---":
             rows[name] = tuple(cells)
     return tables
@@ -25,16 +25,20 @@ def test_every_optimizer_is_in_the_table():
     assert tables["hyperlr"].keys() == tangent_table.hyperlr_optimizers().keys()
     # Older versions of optax have fewer.
     assert tables["optax"].keys() >= tangent_table.optax_optimizers().keys()
-    assert tangent_table.LEFT_OUT.keys().isdisjoint(tables["optax"])
+    assert tables["optax.contrib"].keys() >= tangent_table.contrib_optimizers().keys()
+    assert tangent_table.LEFT_OUT.keys().isdisjoint(tables["optax"] | tables["optax.contrib"])
 
 
 def test_ours_are_right_everywhere():
-    assert set(committed()["hyperlr"].values()) == {("right",) * 4}
+    assert set(committed()["hyperlr"].values()) == {("right",) * 7}
 
 
-@pytest.mark.parametrize(("library", "name"), [("hyperlr", "adam"), ("optax", "adam")])
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [("hyperlr", "adam"), ("optax", "adamw"), ("optax", "lamb"), ("optax.contrib", "prodigy")],
+)
 def test_committed_rows_are_what_the_script_finds(library, name, x64):
-    factory = getattr(tangent_table, f"{library}_optimizers")()[name]
+    factory = getattr(tangent_table, f"{library.split('.')[-1]}_optimizers")()[name]
     assert tangent_table.row(factory) == committed()[library][name]
 
 

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import numpy as np
 
-from hyperlr.experiments.cifar_data import CIFAR10, CIFAR100
+from hyperlr.experiments.data.cifar import CIFAR10, CIFAR100
 
 
 class Tiny(nn.Module):

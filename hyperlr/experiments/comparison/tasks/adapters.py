@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperlr.experiments import models
 from hyperlr.experiments.comparison.tasks import digits
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows
+from hyperlr.experiments.networks import mlp
 
 _RANK = 8
 _NUM_FOR_NETWORK = 1_500  # training images that the network has seen, upright; none comes back
@@ -46,7 +46,7 @@ def init(key: jax.Array) -> Params:
     ]
 
 
-def adapted(params: Params, network: models.Params) -> models.Params:
+def adapted(params: Params, network: mlp.Params) -> mlp.Params:
     """The network with each weight matrix W replaced by W + down · up."""
     return [
         {"weight": layer["weight"] + adapter["down"] @ adapter["up"], "bias": layer["bias"]}
@@ -54,16 +54,12 @@ def adapted(params: Params, network: models.Params) -> models.Params:
     ]
 
 
-def loss(
-    params: Params, examples: tuple[jax.Array, jax.Array], network: models.Params
-) -> jax.Array:
+def loss(params: Params, examples: tuple[jax.Array, jax.Array], network: mlp.Params) -> jax.Array:
     """The mean cross-entropy of the adapted network."""
     return digits.loss(adapted(params, network), examples)
 
 
-def score(
-    params: Params, examples: tuple[jax.Array, jax.Array], network: models.Params
-) -> jax.Array:
+def score(params: Params, examples: tuple[jax.Array, jax.Array], network: mlp.Params) -> jax.Array:
     """The accuracy of the adapted network."""
     return digits.score(adapted(params, network), examples)
 
@@ -79,15 +75,15 @@ def _turned(examples: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.nda
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _trained_network(
     key: jax.Array, examples: tuple[np.ndarray, np.ndarray], num_steps: int = _NETWORK_STEPS
-) -> models.Params:
+) -> mlp.Params:
     """A network trained on upright digits by Adam."""
     tx = optax.adam(_NETWORK_RATE)
     init_key, *keys = jax.random.split(key, num_steps + 1)
     network = digits.init(init_key)
 
     def step(
-        carry: tuple[models.Params, optax.OptState], key: jax.Array
-    ) -> tuple[tuple[models.Params, optax.OptState], None]:
+        carry: tuple[mlp.Params, optax.OptState], key: jax.Array
+    ) -> tuple[tuple[mlp.Params, optax.OptState], None]:
         params, state = carry
         grads = jax.grad(digits.loss)(params, sample_rows(key, examples, 100))
         updates, state = tx.update(grads, state, params)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr.experiments import data, models
+from hyperlr.experiments import data
 from hyperlr.experiments.comparison.tasks import digits
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (784, 128, 32, 128, 784)
 
@@ -17,19 +18,19 @@ def make_data(seed: int) -> Data:
     return Data(train=labelled.train[0], val=labelled.val[0], test=labelled.test[0])
 
 
-def init(key: jax.Array) -> models.Params:
+def init(key: jax.Array) -> mlp.Params:
     """Glorot-uniform weights and zero biases."""
-    return models.init_mlp(key, WIDTHS)
+    return mlp.init_mlp(key, WIDTHS)
 
 
-def loss(params: models.Params, images: jax.Array) -> jax.Array:
+def loss(params: mlp.Params, images: jax.Array) -> jax.Array:
     """The binary cross-entropy in nats an image: summed over the pixels, the mean over images."""
     inputs = data.as_inputs(images)
-    pixels = optax.sigmoid_binary_cross_entropy(models.apply_mlp(params, inputs), inputs)
+    pixels = optax.sigmoid_binary_cross_entropy(mlp.apply_mlp(params, inputs), inputs)
     return jnp.mean(jnp.sum(pixels, axis=-1))
 
 
-def score(params: models.Params, images: jax.Array) -> jax.Array:
+def score(params: mlp.Params, images: jax.Array) -> jax.Array:
     """The loss with its sign turned, so that higher is better."""
     value = -loss(params, images)
     return jnp.where(jnp.isfinite(value), value, jnp.nan)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperlr.experiments import models
 from hyperlr.experiments.comparison.tasks.source_text import MODULES, read_module
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids
+from hyperlr.experiments.networks import mlp
 
 _CONTEXT = 32
 _WIDTH, _NUM_HEADS, _NUM_LAYERS = 32, 2, 2
@@ -107,7 +107,7 @@ def _attention(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 def loss(params: Params, windows: jax.Array) -> jax.Array:
     """The mean cross-entropy, in nats a character."""
-    return models.cross_entropy(apply(params, windows[:, :-1]), windows[:, 1:])
+    return mlp.cross_entropy(apply(params, windows[:, :-1]), windows[:, 1:])
 
 
 def score(params: Params, windows: jax.Array) -> jax.Array:

@@ -4,8 +4,9 @@ import functools
 
 import jax
 
-from hyperlr.experiments import data, models
+from hyperlr.experiments import data
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (784, 100, 100, 100, 10)
 
@@ -27,21 +28,21 @@ def make_data(seed: int) -> Data:
     )
 
 
-def init(key: jax.Array) -> models.Params:
+def init(key: jax.Array) -> mlp.Params:
     """Glorot-uniform weights and zero biases."""
-    return models.init_mlp(key, WIDTHS)
+    return mlp.init_mlp(key, WIDTHS)
 
 
-def loss(params: models.Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
+def loss(params: mlp.Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The mean cross-entropy."""
     images, labels = examples
-    return models.cross_entropy(models.apply_mlp(params, data.as_inputs(images)), labels)
+    return mlp.cross_entropy(mlp.apply_mlp(params, data.as_inputs(images)), labels)
 
 
-def score(params: models.Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
+def score(params: mlp.Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The accuracy."""
     images, labels = examples
-    return models.accuracy(models.apply_mlp(params, data.as_inputs(images)), labels)
+    return mlp.accuracy(mlp.apply_mlp(params, data.as_inputs(images)), labels)
 
 
 DIGITS = Task(

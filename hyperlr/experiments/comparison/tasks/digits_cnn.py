@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from hyperlr.experiments import data, models
+from hyperlr.experiments import data
 from hyperlr.experiments.comparison.tasks import digits
 from hyperlr.experiments.comparison.tasks.task import Task, grids, sample_rows
+from hyperlr.experiments.networks import mlp
 
 _SIDE = 28
 # (window, channels in, channels out) of the convolutions, each with a stride of 2.
@@ -26,7 +27,7 @@ def init(key: jax.Array) -> Params:
         }
         for layer_key, (window, inputs, outputs) in zip(keys, _LAYERS, strict=True)
     ]
-    return {"convolutions": convolutions, "head": models.init_mlp(last_key, (_NUM_FEATURES, 10))}
+    return {"convolutions": convolutions, "head": mlp.init_mlp(last_key, (_NUM_FEATURES, 10))}
 
 
 def apply(params: Params, images: jax.Array) -> jax.Array:
@@ -41,19 +42,19 @@ def apply(params: Params, images: jax.Array) -> jax.Array:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         hidden = jax.nn.relu(hidden + layer["bias"][None, None, None, :])
-    return models.apply_mlp(params["head"], hidden.reshape(len(images), -1))
+    return mlp.apply_mlp(params["head"], hidden.reshape(len(images), -1))
 
 
 def loss(params: Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The mean cross-entropy."""
     images, labels = examples
-    return models.cross_entropy(apply(params, images), labels)
+    return mlp.cross_entropy(apply(params, images), labels)
 
 
 def score(params: Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The accuracy."""
     images, labels = examples
-    return models.accuracy(apply(params, images), labels)
+    return mlp.accuracy(apply(params, images), labels)
 
 
 DIGITS_CNN = Task(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperlr.experiments import models
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (6, 64, 64, 1)
 _NUM_TRAIN, _NUM_VAL, _NUM_TEST = 8_000, 1_000, 2_000
@@ -29,26 +29,26 @@ def make_data(seed: int) -> Data:
     return Data(*parts)
 
 
-def init(key: jax.Array) -> models.Params:
+def init(key: jax.Array) -> mlp.Params:
     """Glorot-uniform weights and zero biases."""
-    return models.init_mlp(key, WIDTHS)
+    return mlp.init_mlp(key, WIDTHS)
 
 
-def apply(params: models.Params, x: jax.Array) -> jax.Array:
+def apply(params: mlp.Params, x: jax.Array) -> jax.Array:
     """Returns the values [n] at x [n, 6]; tanh between layers."""
     hidden = x
     for layer in params[:-1]:
-        hidden = jnp.tanh(models.apply_mlp([layer], hidden))
-    return models.apply_mlp(params[-1:], hidden)[:, 0]
+        hidden = jnp.tanh(mlp.apply_mlp([layer], hidden))
+    return mlp.apply_mlp(params[-1:], hidden)[:, 0]
 
 
-def loss(params: models.Params, examples: Examples) -> jax.Array:
+def loss(params: mlp.Params, examples: Examples) -> jax.Array:
     """The mean squared error."""
     x, y = examples
     return jnp.mean((apply(params, x) - y) ** 2)
 
 
-def score(params: models.Params, examples: Examples) -> jax.Array:
+def score(params: mlp.Params, examples: Examples) -> jax.Array:
     """How many decades the squared error is below 1."""
     error = loss(params, examples)
     return jnp.where(jnp.isfinite(error), -jnp.log10(error), jnp.nan)

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from hyperlr.experiments.errors import InputError
+from hyperlr.experiments.core.errors import InputError
 
 # Long modules, in pure Python, that every version since 3.11 has in one file.
 MODULES = (

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperlr.experiments import models
 from hyperlr.experiments.comparison.tasks import function
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows, split_rows
+from hyperlr.experiments.data import mlxtend
+from hyperlr.experiments.networks import mlp
 
 WIDTHS = (7, 64, 64, 1)
 _NUM_VAL, _NUM_TEST = 60, 80
@@ -17,11 +18,9 @@ _NUM_VAL, _NUM_TEST = 60, 80
 @functools.cache
 def _rows() -> tuple[np.ndarray, np.ndarray]:
     """Features float64 [392, 7] and miles per gallon float64 [392], as they are in the table."""
-    # The import takes its time, and only this task needs it.
-    from mlxtend.data import autompg_data
-
-    features, consumption = autompg_data()
-    return features[:, : WIDTHS[0]], consumption  # the last column is the car's name
+    # The column between the features and the consumption is the car's name.
+    rows = mlxtend.read("autompg.csv.gz", columns=(*range(WIDTHS[0]), WIDTHS[0] + 1))
+    return rows[:, :-1], rows[:, -1]
 
 
 def make_data(seed: int) -> Data:
@@ -38,12 +37,12 @@ def make_data(seed: int) -> Data:
     return Data(standardized(data.train), standardized(data.val), standardized(data.test))
 
 
-def init(key: jax.Array) -> models.Params:
+def init(key: jax.Array) -> mlp.Params:
     """Glorot-uniform weights and zero biases."""
-    return models.init_mlp(key, WIDTHS)
+    return mlp.init_mlp(key, WIDTHS)
 
 
-def score(params: models.Params, examples: function.Examples) -> jax.Array:
+def score(params: mlp.Params, examples: function.Examples) -> jax.Array:
     """R²: the share of the variance that is explained."""
     share = 1.0 - function.loss(params, examples) / jnp.var(examples[1])
     return jnp.where(jnp.isfinite(share), share, jnp.nan)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperlr.experiments import models
 from hyperlr.experiments.comparison.tasks.source_text import MODULES, read_module
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows, split_rows
+from hyperlr.experiments.networks import mlp
 
 _NUM_BUCKETS = 4_096
 _SHORTEST, _LONGEST = 20, 64  # characters of a line that are looked at
@@ -73,13 +73,13 @@ def apply(params: Params, trigrams: jax.Array) -> jax.Array:
 def loss(params: Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The mean cross-entropy."""
     trigrams, modules = examples
-    return models.cross_entropy(apply(params, trigrams), modules)
+    return mlp.cross_entropy(apply(params, trigrams), modules)
 
 
 def score(params: Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The accuracy."""
     trigrams, modules = examples
-    return models.accuracy(apply(params, trigrams), modules)
+    return mlp.accuracy(apply(params, trigrams), modules)
 
 
 TRIGRAMS = Task(

@@ -1,0 +1,1 @@
+"""`hyperlr adaptive`: adaptive optimizers on a dense and a sparse feature."""

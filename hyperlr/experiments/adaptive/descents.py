@@ -1,0 +1,190 @@
+"""A linear model with a dense and a sparse feature, and the descents of many optimizers on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hyperlr import optimizers
+from hyperlr.experiments.adaptive.optimizers import (
+    OPTIMIZERS,
+    UNCORRECTED_ADAM,
+    Optimizer,
+    adadelta,
+    adam_like,
+)
+from hyperlr.experiments.core import descent
+from hyperlr.experiments.core.arrays import unpack
+from hyperlr.experiments.core.experiment import Arrays
+from hyperlr.experiments.data.batches import independent_batches
+
+NUM_EXAMPLES = 200
+NUM_SPARSE = 20
+"""In how many examples the sparse feature is not zero."""
+BATCH_SIZE = 10
+COMPARED_STEP = 100
+"""After how many steps losses are compared over η_0."""
+SHORT_MEMORY = 0.9
+"""A β₂ so small that one zero gradient shows in the effective rate."""
+LEARNING_RATES = tuple(float(rate) for rate in np.geomspace(1e-3, 10.0, 25))
+"""The η_0 over which the losses are compared."""
+ADADELTA_EPS = (1e-6, 1e-4, 1e-2)
+"""The ε over which AdaDelta is compared; the first is the customary one."""
+
+
+class Problem(NamedTuple):
+    """A linear regression, its loss ½ mean (x w − y)² a quadratic in two weights."""
+
+    inputs: np.ndarray
+    """float64 [n, 2], the dense feature and the sparse one."""
+    targets: np.ndarray
+    """float64 [n]."""
+    start: np.ndarray
+    """float64 [2]."""
+    minimizer: np.ndarray
+    """float64 [2]."""
+    hessian: np.ndarray
+    """float64 [2, 2]."""
+
+
+class Descents(NamedTuple):
+    """Descents of one optimizer from the same start, one for each of R values of η_0."""
+
+    learning_rates: np.ndarray
+    """float64 [R], η_0."""
+    points: np.ndarray
+    """float64 [R, T + 1, 2], from the start on."""
+    gaps: np.ndarray
+    """float64 [R, T + 1], the loss on all examples there, less its minimum."""
+    rates: np.ndarray
+    """float64 [R, T, 2], the effective rate of each feature at every step."""
+
+
+class Study(NamedTuple):
+    """All descents of the experiment; rows beyond the first are for LEARNING_RATES."""
+
+    full: dict[str, Descents]
+    """On all examples: the optimizer's own η_0, then LEARNING_RATES."""
+    mini: dict[str, Descents]
+    """On minibatches, the same for every optimizer; its own η_0."""
+    oscillation: Descents
+    """RMSprop on all examples, at its η_0 and half of it."""
+    adadelta: tuple[Descents, ...]
+    """On all examples, for each of ADADELTA_EPS."""
+    uncorrected: Descents
+    """Adam without bias correction, on all examples."""
+    short_memory: dict[str, Descents]
+    """Adam and Adam Max with a short memory, on minibatches."""
+
+
+def make_problem() -> Problem:
+    """Draws the data, always the same."""
+    rng = np.random.default_rng(0)
+    sparse = np.zeros(NUM_EXAMPLES)
+    sparse[:NUM_SPARSE] = rng.normal(size=NUM_SPARSE)
+    inputs = np.stack([rng.normal(size=NUM_EXAMPLES), rng.permutation(sparse)], axis=1)
+    targets = inputs @ np.array([2.0, 2.0]) + 0.3 * rng.normal(size=NUM_EXAMPLES)
+    hessian = inputs.T @ inputs / NUM_EXAMPLES
+    return Problem(
+        inputs=inputs,
+        targets=targets,
+        start=np.array([-1.0, -0.5]),
+        minimizer=np.linalg.solve(hessian, inputs.T @ targets / NUM_EXAMPLES),
+        hessian=hessian,
+    )
+
+
+def gap(problem: Problem, points: np.ndarray) -> np.ndarray:
+    """Returns the loss on all examples, less its minimum, at points [..., 2]; exact near 0."""
+    offset = points - problem.minimizer
+    return 0.5 * np.einsum("...i,ij,...j", offset, problem.hessian, offset)
+
+
+def descend(
+    optimizer: Optimizer,
+    problem: Problem,
+    learning_rates: Sequence[float],
+    batches: np.ndarray,
+) -> Descents:
+    """Descends the loss with one optimizer and several values of η_0, in float64.
+
+    Args:
+      optimizer: the optimizer.
+      problem: the data.
+      learning_rates: the values of η_0, [R].
+      batches: int32 [T, batch], the examples of every step.
+    """
+
+    def record(rate: jax.Array, before: Any, after: Any, item: Any) -> jax.Array:
+        return optimizer.rates(rate, before, after, item[0])
+
+    examples = problem.inputs[batches], problem.targets[batches]
+    points, rates = descent.descend(
+        optimizer.make, _gradient, record, problem.start, learning_rates, examples
+    )
+    return Descents(np.asarray(learning_rates), points, gap(problem, points), rates)
+
+
+def _gradient(point: jax.Array, examples: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict]:
+    x, y = examples
+    return x.T @ (x @ point - y) / len(y), {"inputs": x}
+
+
+class Run(NamedTuple):
+    """One of the descents of the study."""
+
+    optimizer: Optimizer
+    others: tuple[float, ...] = ()
+    """Values of η_0 besides the optimizer's own."""
+    in_minibatches: bool = False
+
+
+_IN_MINIBATCHES = ("gd", "gd_sparsity", "adagrad", "rmsprop", "adam")
+_MAKE = {"adam": optimizers.adam, "adam_max": optimizers.adam_max}
+RUNS: dict[str, Run] = {
+    **{f"full-{name}": Run(each, LEARNING_RATES) for name, each in OPTIMIZERS.items()},
+    **{f"mini-{name}": Run(OPTIMIZERS[name], (), True) for name in _IN_MINIBATCHES},
+    "oscillation": Run(OPTIMIZERS["rmsprop"], (OPTIMIZERS["rmsprop"].learning_rate / 2,)),
+    **{f"adadelta-{eps:g}": Run(adadelta(eps)) for eps in ADADELTA_EPS},
+    "uncorrected": Run(UNCORRECTED_ADAM),
+    **{
+        f"short_memory-{name}": Run(adam_like(OPTIMIZERS[name].label, make, SHORT_MEMORY), (), True)
+        for name, make in _MAKE.items()
+    },
+}
+
+
+def compute(run: Run, problem: Problem, num_steps: int) -> Descents:
+    """Makes one run of T steps."""
+    all_examples = np.arange(len(problem.inputs), dtype=np.int32)
+    batches = (
+        minibatches(problem, num_steps)
+        if run.in_minibatches
+        else np.tile(all_examples, (num_steps, 1))
+    )
+    return descend(run.optimizer, problem, (run.optimizer.learning_rate, *run.others), batches)
+
+
+def study(arrays: Mapping[str, Arrays]) -> Study:
+    """Puts together what came of RUNS."""
+    runs = {name: unpack(Descents, arrays[name]) for name in RUNS}
+
+    def of_kind(kind: str) -> dict[str, Descents]:
+        prefix = f"{kind}-"
+        return {k.removeprefix(prefix): run for k, run in runs.items() if k.startswith(prefix)}
+
+    return Study(
+        full=of_kind("full"),
+        mini=of_kind("mini"),
+        oscillation=runs["oscillation"],
+        adadelta=tuple(of_kind("adadelta").values()),
+        uncorrected=runs["uncorrected"],
+        short_memory=of_kind("short_memory"),
+    )
+
+
+def minibatches(problem: Problem, num_steps: int) -> np.ndarray:
+    """Draws the same minibatches for every optimizer, int32 [T, BATCH_SIZE]."""
+    indices = np.arange(len(problem.inputs), dtype=np.int32)
+    return independent_batches(np.random.default_rng(1), indices, num_steps, BATCH_SIZE)

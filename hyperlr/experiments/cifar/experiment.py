@@ -1,0 +1,252 @@
+"""Section 6 of the paper: VGG-11 on CIFAR-10, ResNet-18 on CIFAR-100, fixed and learned rates."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from hyperlr.experiments.cifar import figures, runs, training
+from hyperlr.experiments.cifar.methods import (
+    INNER,
+    NUMBERS,
+    SEARCHED,
+    initial_learning_rate,
+    rates,
+)
+from hyperlr.experiments.cifar.runs import History, Run, Size
+from hyperlr.experiments.core import tables
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Summary, Work
+from hyperlr.experiments.data import Data, cifar
+from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.networks import convolutional
+
+
+class Settings(NamedTuple):
+    """Size of the experiment; the defaults are the paper's."""
+
+    num_seeds: int = 5
+    """Seeds 0, 1, … of the split, the initial weights, the minibatches and their augmentation."""
+    methods: tuple[str, ...] = tuple(NUMBERS)
+    """Keys of NUMBERS."""
+    num_epochs: int = 200
+    steps_per_epoch: int | None = None
+    """None: as many as the training images fill."""
+    batch_size: int = 128
+    """Images in a minibatch of L, and of E."""
+    width: int = 64
+    """Filters of the network's first layer; the others are in proportion."""
+    eval_epochs: int = 1
+    checkpoint_epochs: int = 5
+    search_steps: int = 200
+    """Steps of a trial of κ."""
+
+
+PRESETS = {
+    "smoke": Settings(
+        num_seeds=1,
+        num_epochs=10,
+        steps_per_epoch=4,
+        batch_size=32,
+        width=8,
+        eval_epochs=5,
+        checkpoint_epochs=5,
+        search_steps=20,
+    ),
+    "quick": Settings(num_seeds=1, num_epochs=20),
+    "paper": Settings(),
+}
+
+
+class Task(NamedTuple):
+    """What the experiment is about."""
+
+    name: str
+    form: cifar.Format
+    network: Any
+    """The class of the network, a Flax module of the classes and the width."""
+    inner: str
+    """Key of INNER."""
+
+
+def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
+    """Returns `cifar10` or `cifar100`, with a key of INNER.
+
+    Args:
+      name: `cifar10` or `cifar100`.
+      inner: key of INNER.
+      network: the class of another network than the paper's.
+    """
+    form, usual = {
+        "cifar10": (cifar.CIFAR10, convolutional.Vgg11),
+        "cifar100": (cifar.CIFAR100, convolutional.ResNet18),
+    }[name]
+    task = Task(name, form, network or usual, inner)
+    return Experiment(
+        name=name,
+        title=f"{task.network.__name__} on {form.name}, {INNER[inner].label}",
+        presets=PRESETS,
+        load=functools.partial(cifar.load, form),
+        parts=lambda settings, data: list(parts(task, settings, data)),
+        summarize=functools.partial(summarize, task),
+        figures=functools.partial(_figures, task),
+        table=table,
+    )
+
+
+def make_size(settings: Settings, data: Data) -> Size:
+    """Settles how many minibatches make an epoch."""
+    return Size(
+        num_epochs=settings.num_epochs,
+        steps_per_epoch=settings.steps_per_epoch or max(1, data.num_train // settings.batch_size),
+        batch_size=settings.batch_size,
+        eval_epochs=settings.eval_epochs,
+        checkpoint_epochs=settings.checkpoint_epochs,
+    )
+
+
+def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
+    """Returns the run of a method on seed 0, with the number that a search starts from."""
+    inner, size = INNER[task.inner], make_size(settings, data)
+    schedule = rates(name, inner, size.num_epochs * size.steps_per_epoch)
+    return Run(
+        program=training.Program(
+            network=task.network(data.num_classes, settings.width),
+            make_inner=inner.make,
+            make_online=METHODS[name].online,
+        ),
+        rates=training.Rates(schedule, NUMBERS[name]),
+        runaway=runs.RUNAWAY * inner.learning_rate,
+        seed=0,
+        size=size,
+    )
+
+
+def parts(task: Task, settings: Settings, data: Data) -> Iterator[Part]:
+    """Yields the search for κ where there is one, and a part a method and seed.
+
+    Raises:
+      InputError: there is no method of some name.
+    """
+    unknown = [name for name in settings.methods if name not in NUMBERS]
+    if unknown:
+        raise InputError(
+            f"--method: there is no {unknown[0]}; the methods are {', '.join(NUMBERS)}"
+        )
+    size = make_size(settings, data)
+    num_steps = size.num_epochs * size.steps_per_epoch
+    # How often a checkpoint is written determines nothing.
+    determined_by = {
+        "network": task.network.__name__,
+        "inner": task.inner,
+        "width": settings.width,
+        **size._replace(checkpoint_epochs=0)._asdict(),
+    }
+    for name in settings.methods:
+        method, run = METHODS[name], make_run(task, settings, data, name)
+        of_method = determined_by | {"number": NUMBERS[name]}
+        if name in SEARCHED:
+            yield Part(
+                f"search-{name}",
+                f"{method.label}: {method.symbol}",
+                method.cost * settings.search_steps,
+                of_method | {"search_steps": settings.search_steps},
+                functools.partial(_search, run, data, settings.search_steps),
+            )
+        for seed in range(settings.num_seeds):
+            yield Part(
+                f"{name}-{seed}",
+                f"{method.label}, seed {seed}",
+                method.cost * num_steps,
+                of_method | {"seed": seed},
+                functools.partial(_train, run._replace(seed=seed), data),
+                {f"search-{name}": ["number"]} if name in SEARCHED else {},
+            )
+
+
+def _search(run: Run, data: Data, num_steps: int, work: Work) -> Arrays:
+    return {"number": runs.search_step_size(run, data, num_steps)}
+
+
+def _train(run: Run, data: Data, work: Work) -> History:
+    for found in work.needed.values():
+        run = run._replace(rates=run.rates._replace(step_size=float(found["number"])))
+    return runs.train(run, data, work)
+
+
+def _histories(results: Results) -> dict[str, list[History]]:
+    return {
+        name: [
+            results.read(f"{name}-{seed}", History) for seed in range(results.settings.num_seeds)
+        ]
+        for name in results.settings.methods
+    }
+
+
+def summarize(task: Task, results: Results) -> Summary:
+    """Returns the methods, lists with one entry a seed, and all that was recorded on the way."""
+    settings, data, arrays = results
+    inner, histories = INNER[task.inner], _histories(results)
+    methods, curves = {}, {}
+    for name, of_seeds in histories.items():
+        run = make_run(task, settings, data, name)
+        searched = f"search-{name}" if name in SEARCHED else None
+        number = float(arrays[searched]["number"]) if searched else NUMBERS[name]
+        names = [*([searched] if searched else []), *(f"{name}-{k}" for k in range(len(of_seeds)))]
+        methods[name] = {
+            **{
+                quantity: np.array([history.curves[quantity][-1] for history in of_seeds])
+                for quantity in ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
+            },
+            "initial_learning_rate": run.rates.schedule[0],
+            "final_learning_rate": np.array(
+                [history.records["learning_rate"][-1] for history in of_seeds]
+            ),
+            "diverged": [
+                runs.diverged(run, history) or runs.ends_exploded(history) for history in of_seeds
+            ],
+            "step_size": number,
+            "seconds": round(sum(float(arrays[each]["seconds"]) for each in names), 3),
+        }
+        for kind in ("records", "curves"):
+            for quantity in getattr(of_seeds[0], kind):
+                curves[f"{name}/{quantity}"] = np.stack(
+                    [getattr(history, kind)[quantity] for history in of_seeds]
+                )
+    config = {
+        **make_size(settings, data)._asdict(),
+        "network": task.network.__name__,
+        "inner": inner.label,
+        "weight_decay": training.WEIGHT_DECAY,
+        "learning_rate": {name: initial_learning_rate(name, inner) for name in methods},
+    }
+    schedules = {name: curves[f"{name}/learning_rate"] for name in methods}
+    return Summary(methods, {"schedules": schedules, "curves": curves}, config)
+
+
+def table(summary: Summary) -> list[Table]:
+    """Returns the table of all methods: what had to be given, how good they are, what they cost."""
+    config = summary.config
+    made = tables.new(
+        f"{config['network']}, {config['inner']}, {config['num_epochs']} epochs, "
+        f"{tables.seeds(config['num_seeds'])}",
+        ("method", "given", "validation\n%", "test\n%", "time"),
+    )
+    for name, method in summary.methods.items():
+        symbol = METHODS[name].symbol
+        made.add_row(
+            METHODS[name].label,
+            f"η₀, {symbol} = {method['step_size']:g}" if symbol else "η₀, schedule",
+            tables.percent(method["val_accuracy"], method["diverged"]),
+            tables.percent(method["test_accuracy"], method["diverged"]),
+            f"{method['seconds']:.0f} s",
+        )
+    return [made]
+
+
+def _figures(task: Task, results: Results) -> Any:
+    title = f"{task.network.__name__} on {task.form.name}, {INNER[task.inner].label}"
+    steps_per_epoch = make_size(results.settings, results.data).steps_per_epoch
+    return figures.figures(_histories(results), steps_per_epoch, title)

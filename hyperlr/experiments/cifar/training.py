@@ -1,0 +1,233 @@
+"""One run of Section 6: a step of training, the evaluation, and the loop over epochs.
+
+All that is random is a function of the seed and of the step, so that a run that is taken up from a
+checkpoint is the run that was left.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import hyperlr
+from hyperlr.experiments.cifar import inputs as images_to_inputs
+from hyperlr.experiments.data import Data, batches
+from hyperlr.experiments.data.cifar import SHAPE, channel_statistics, split_indices
+from hyperlr.experiments.networks import mlp
+
+WEIGHT_DECAY = 5e-4
+"""Of L; E has none."""
+
+_EVALUATION_BATCH = 500
+
+
+class Program(NamedTuple):
+    """What a training step is compiled for."""
+
+    network: nn.Module
+    make_inner: Callable[[Any], optax.GradientTransformation]
+    """The inner optimizer, from its learning rate."""
+    make_online: Callable[[Any, Any, Any], optax.GradientTransformationExtraArgs] | None
+    """The online method, from the inner optimizer, η_0 and a step size; None: a fixed schedule."""
+
+
+class State(NamedTuple):
+    """What training changes."""
+
+    params: Any
+    batch_stats: Any
+    """Running statistics: moved by the training pass, and read by the evaluation."""
+    opt_state: optax.OptState
+
+
+class Source(NamedTuple):
+    """The images of one seed, on the device, and its split."""
+
+    images: jax.Array
+    """uint8 [N, 32, 32, 3]."""
+    labels: jax.Array
+    """int32 [N]."""
+    mean: jax.Array
+    """float32 [3], of the training images."""
+    deviation: jax.Array
+    """float32 [3], of the training images."""
+    train_indices: np.ndarray
+    """int32 [num_train]."""
+    val_indices: np.ndarray
+    """int32 [num_val]."""
+
+
+class Rates(NamedTuple):
+    """The numbers of a method; traced, so that none of them compiles anything anew."""
+
+    schedule: np.ndarray
+    """float32 [T]: learning rates of a fixed schedule, or η_0 throughout."""
+    step_size: float
+    """β, κ or γ of an online method."""
+
+
+def make_source(data: Data, seed: int) -> Source:
+    """Draws a seed's split, and measures the colours of its training images."""
+    train_indices, val_indices = split_indices(data, seed)
+    mean, deviation = channel_statistics(data.images[train_indices])
+    return Source(
+        jnp.asarray(data.images),
+        jnp.asarray(data.labels),
+        jnp.asarray(mean),
+        jnp.asarray(deviation),
+        train_indices,
+        val_indices,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(program: Program, seed: int, learning_rate: jax.Array, step_size: jax.Array) -> State:
+    """Draws the weights that a seed starts from, the same for every method."""
+    variables = program.network.init(jax.random.key(seed), jnp.zeros((1, *SHAPE)), train=False)
+    tx = _transformation(program, learning_rate, step_size)
+    return State(variables["params"], variables["batch_stats"], tx.init(variables["params"]))
+
+
+def epoch_minibatches(
+    source: Source, seed: int, epoch: int, num_steps: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the minibatches of an epoch.
+
+    Returns:
+      (training, validation): int32 [num_steps, batch], indices into the images. The training images
+      come in a new order every epoch; the validation minibatches are drawn afresh.
+    """
+    rng = np.random.default_rng([seed, 1, epoch])
+    train = batches.epoch_batches(rng, source.train_indices, num_steps, batch_size)
+    return train, batches.independent_batches(rng, source.val_indices, num_steps, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_step(
+    program: Program,
+    state: State,
+    arrays: tuple[jax.Array, ...],
+    minibatches: tuple[jax.Array, jax.Array],
+    seed: jax.Array,
+    step: jax.Array,
+    learning_rate: jax.Array,
+    step_size: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Makes one step of training.
+
+    Args:
+      program: what to compile.
+      state: donated.
+      arrays: images, labels, mean and deviation of a `Source`.
+      minibatches: indices of the training and of the validation minibatch, int32 [batch].
+      seed: of the augmentation.
+      step: of the run.
+      learning_rate: of a fixed schedule at this step, or η_0.
+      step_size: of an online method.
+
+    Returns:
+      The new state, and the scalars of the step: `train_loss` (without weight decay),
+      `learning_rate` and what else `hyperlr.metrics` gives.
+    """
+    images, labels, mean, deviation = arrays
+    train_indices, val_indices = minibatches
+    # Not the key of the weights, which a run of as many steps as seeds would come upon.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+    inputs = images_to_inputs.normalize(
+        images_to_inputs.augment(key, images[train_indices]), mean, deviation
+    )
+    val_inputs = images_to_inputs.normalize(images[val_indices], mean, deviation)
+
+    def cross_entropy(params: Any, inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        logits, changed = program.network.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return mlp.cross_entropy(logits, labels), changed["batch_stats"]
+
+    def training_loss(params: Any) -> tuple[jax.Array, Any]:
+        loss, batch_stats = cross_entropy(params, inputs, labels[train_indices])
+        penalty = WEIGHT_DECAY / 2 * optax.tree.norm(params, squared=True)
+        return loss + penalty, (loss, batch_stats)
+
+    def objective(params: Any) -> jax.Array:
+        # Normalized by the minibatch's own statistics: E is a function of the parameters alone, and
+        # in the first steps the running statistics are those of no network. They are not written.
+        return cross_entropy(params, val_inputs, labels[val_indices])[0]
+
+    grads, (loss, batch_stats) = jax.grad(training_loss, has_aux=True)(state.params)
+    extra_args: dict[str, Any] = {}
+    if program.make_online is not None:
+        extra_args["value_fn"] = lambda params: training_loss(params)[0]
+        extra_args["val_grad"] = jax.grad(objective)(state.params)
+    tx = _transformation(program, learning_rate, step_size)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
+    records = {"train_loss": loss, "learning_rate": learning_rate}
+    if program.make_online is not None:
+        records |= hyperlr.metrics(opt_state)
+    return State(optax.apply_updates(state.params, updates), batch_stats, opt_state), records
+
+
+def evaluate(
+    program: Program,
+    state: State,
+    source: Source,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: np.ndarray,
+) -> tuple[float, float]:
+    """Returns loss and accuracy, by the running statistics, on the images that `indices` pick.
+
+    Args:
+      program: its `network` is evaluated.
+      state: parameters and running statistics.
+      source: for the colours.
+      images: uint8 [N, 32, 32, 3].
+      labels: int32 [N].
+      indices: int32 [n].
+    """
+    sums = np.zeros(2)
+    for start in range(0, len(indices), _EVALUATION_BATCH):
+        part = indices[start : start + _EVALUATION_BATCH]
+        # One shape for all parts: the last is filled up with an image that does not count.
+        padded = np.resize(part, min(_EVALUATION_BATCH, max(len(indices), 1)))
+        counts = np.arange(len(padded)) < len(part)
+        arrays = (images, labels, source.mean, source.deviation)
+        sums += np.asarray(_sums(program, state.params, state.batch_stats, arrays, padded, counts))
+    loss, accuracy = sums / len(indices)
+    return float(loss), float(accuracy)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(
+    program: Program,
+    params: Any,
+    batch_stats: Any,
+    arrays: tuple[jax.Array, ...],
+    indices: jax.Array,
+    counts: jax.Array,
+) -> jax.Array:
+    images, labels, mean, deviation = arrays
+    inputs = images_to_inputs.normalize(images[indices], mean, deviation)
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits: Any = program.network.apply(variables, inputs, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])
+    hits = (jnp.argmax(logits, axis=-1) == labels[indices]).astype(losses.dtype)
+    # Among NaNs argmax picks class 0, and a diverged network would score a tenth.
+    hits = jnp.where(jnp.all(jnp.isfinite(logits), axis=-1), hits, jnp.nan)
+    return jnp.stack([jnp.where(counts, x, 0.0).sum() for x in (losses, hits)])
+
+
+def _transformation(
+    program: Program, learning_rate: jax.Array, step_size: jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    if program.make_online is None:
+        return optax.with_extra_args_support(program.make_inner(learning_rate))
+    return program.make_online(program.make_inner, learning_rate, step_size)

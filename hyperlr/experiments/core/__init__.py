@@ -1,0 +1,1 @@
+"""What all experiments share: the runner, what it keeps on disk, and how results are shown."""

@@ -1,0 +1,266 @@
+"""The one runner of all experiments: what is missing is computed, and all of it is written.
+
+The same command goes on where an earlier one stopped: each finished part is on disk under a digest
+of what determines it, and a part that is too long for that keeps checkpoints.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from hyperlr.experiments.core import page, store
+from hyperlr.experiments.core.arrays import pack
+from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
+from hyperlr.experiments.core.log import Log
+from hyperlr.experiments.core.progress import Bar, in_words
+from hyperlr.experiments.core.tables import seeds
+
+
+def settings_of(experiment: Experiment, preset: str, changes: Mapping[str, Any]) -> Any:
+    """Returns the settings of a preset, with those that are given in place of its own.
+
+    Args:
+      experiment: has the presets.
+      preset: `smoke`, `quick` or `paper`.
+      changes: name of a setting → value; None leaves the preset's.
+
+    Raises:
+      InputError: the experiment has no such setting.
+    """
+    settings = experiment.presets[preset]
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "num_seeds" in given and "num_seeds" not in settings._fields:
+        raise InputError(
+            f"--seeds: {experiment.name} draws nothing that another seed would change; leave it out"
+        )
+    return settings._replace(**given)
+
+
+def run(
+    experiment: Experiment,
+    settings: Any,
+    out: Path,
+    console: Console,
+    *,
+    data_dir: Path | None = None,
+    preset: str | None = None,
+    tensorboard: bool = False,
+) -> None:
+    """Runs an experiment, or what is left of it, and writes its results.
+
+    These are metrics.json, schedules.npz, figures, and README.md, which says what they show.
+
+    Args:
+      experiment: what to run.
+      settings: of the type of its presets.
+      out: directory of the results; made where it is missing.
+      console: where the progress and the tables go.
+      data_dir: where the data are; None for the default place.
+      preset: the name of the preset that the settings come from, for the record.
+      tensorboard: whether what is watched on the way goes to event files, too.
+
+    Raises:
+      InputError: data cannot be read, or `out` cannot be written.
+    """
+    store.prepare_output(out)
+    data = experiment.load(data_dir)
+    try:
+        arrays = complete(experiment, settings, data, out, console, tensorboard)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted: the same command goes on from here ({out})", soft_wrap=True)
+        raise
+    results = Results(settings, data, arrays)
+    summary = experiment.summarize(results)
+    config = {
+        "experiment": experiment.name,
+        "preset": preset,
+        **_of_data(data),
+        **settings._asdict(),
+        **summary.config,
+        "versions": store.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+    summary = summary._replace(config=config)
+    _write(experiment, results, summary, out)
+    tables = experiment.table(summary)
+    if preset == "smoke":
+        tables[-1].caption = page.TOO_SHORT
+    for table in tables:
+        console.print(table)
+    console.print(f"Results in {out}", soft_wrap=True)
+
+
+def complete(
+    experiment: Experiment,
+    settings: Any,
+    data: Any,
+    out: Path,
+    console: Console,
+    tensorboard: bool = False,
+) -> dict[str, Arrays]:
+    """Returns what all parts came to; those that are not on disk are computed and stored.
+
+    Args are those of `run`.
+
+    Warns:
+      RuntimeWarning: a finished part is damaged, and so is computed again.
+    """
+    parts = experiment.parts(settings, data)
+    folder = out / store.PARTS
+    common = {
+        "experiment": experiment.name,
+        "data": store.digest(*_arrays_of(data)),
+        "versions": store.versions(),
+    }
+    arrays: dict[str, Arrays] = {}
+    missing, unknown = [], []
+    for part in parts:
+        if not all(name in arrays for name in part.needs):
+            unknown.append(part.name)
+            missing.append(part)
+            continue
+        found = store.load_part(_path(folder, part, common, arrays))
+        if found is None:
+            missing.append(part)
+        else:
+            arrays[part.name] = found
+    if not missing:
+        return arrays
+    total = sum(part.cost for part in missing)
+    unit = experiment.unit_seconds(settings, data) if experiment.unit_seconds else None
+    seconds = None if unit is None else unit * total
+    _announce(folder, len(parts), len(missing), seconds, console)
+    log = Log(out, tensorboard)
+    with Bar(console, total, seconds) as bar:
+        for part in missing:
+            bar.begin(part.label)
+            path = _path(folder, part, common, arrays)
+            # What it needs may be made anew, and have come to what it was before.
+            found = store.load_part(path) if part.name in unknown else None
+            if found is None:
+                found = _finish(part, path, arrays, log, bar)
+            else:
+                bar.advance(part.cost)
+            arrays[part.name] = found
+        bar.begin("all")
+    log.close()
+    return {part.name: arrays[part.name] for part in parts}
+
+
+def compute(experiment: Experiment, settings: Any, data: Any) -> Results:
+    """Computes all parts and keeps nothing on disk: for tests, and for other programs."""
+    arrays: dict[str, Arrays] = {}
+    for part in experiment.parts(settings, data):
+        work = Work(needed=_needed(part, arrays))
+        arrays[part.name] = {"seconds": 0.0, **pack(part.compute(work))}
+    return Results(settings, data, arrays)
+
+
+def _finish(
+    part: Part, path: Path, arrays: Mapping[str, Arrays], log: Log, bar: Bar
+) -> dict[str, Any]:
+    """Computes a part, stores it, and returns it as it is read back."""
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        done += share
+        bar.advance(share * part.cost)
+
+    start = time.perf_counter()
+    computed = part.compute(
+        Work(
+            needed=_needed(part, arrays),
+            advance=advance,
+            log=lambda scalars: log.write(path.stem, scalars),
+            checkpoints=store.checkpoints_of(path),
+        )
+    )
+    store.save_part(path, {"seconds": time.perf_counter() - start, **pack(computed)})
+    bar.advance((1.0 - done) * part.cost)
+    stored = store.load_part(path)
+    assert stored is not None
+    return stored
+
+
+def _path(
+    folder: Path, part: Part, common: Mapping[str, Any], arrays: Mapping[str, Arrays]
+) -> Path:
+    needed = {
+        name: {key: store.digest(array) for key, array in each.items()}
+        for name, each in _needed(part, arrays).items()
+    }
+    determined_by = {**common, "part": part.name, "settings": part.settings, "needs": needed}
+    return store.part_path(folder, part.name, determined_by)
+
+
+def _needed(part: Part, arrays: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    """Returns what a part has said that it reads, as far as it is there, and nothing else."""
+    return {
+        name: {key: arrays[name][key] for key in keys if key in arrays[name]}
+        for name, keys in part.needs.items()
+    }
+
+
+def _announce(
+    folder: Path, num_parts: int, num_missing: int, seconds: float | None, console: Console
+) -> None:
+    """Says what is there already, and how long the rest will take."""
+    there = num_parts - num_missing
+    if there:
+        console.print(f"{there} of {num_parts} parts are finished in {folder}", soft_wrap=True)
+    elif any(folder.glob("*.npz")):
+        console.print(
+            f"The parts in {folder} are of other settings, and are left alone: starting anew",
+            soft_wrap=True,
+        )
+    if seconds is not None:
+        console.print(f"This will take about {in_words(seconds)} on this machine")
+
+
+def _write(experiment: Experiment, results: Results, summary: Any, out: Path) -> None:
+    """Writes all files of the results."""
+    content = {"config": summary.config, "methods": summary.methods}
+    with store.atomic_file(out / "metrics.json") as file:
+        text = json.dumps(store.plain(content), indent=2, allow_nan=False)
+        file.write(text.encode() + b"\n")
+    for name, arrays in summary.arrays.items():
+        store.write_arrays(out / f"{name}.npz", arrays)
+    shown = experiment.figures(results)
+    for each in shown:
+        with store.atomic_file(out / f"{each.name}.png") as file:
+            each.figure.savefig(file, format="png", dpi=150)
+    with store.atomic_file(out / "README.md") as file:
+        file.write(page.page(experiment.title, shown, _notes(results, summary)).encode())
+
+
+def _notes(results: Results, summary: Any) -> Sequence[str]:
+    """What the page says before the figures."""
+    notes = [page.TOO_SHORT] if summary.config["preset"] == "smoke" else []
+    test_labels = getattr(results.data, "test_labels", None)
+    if "num_seeds" in results.settings._fields and test_labels is not None:
+        num_seeds = results.settings.num_seeds
+        notes.append(
+            f"Data: {results.data.source}; {seeds(num_seeds)}. "
+            + page.worth_of_seeds(num_seeds, len(test_labels))
+        )
+    return notes
+
+
+def _of_data(data: Any) -> dict[str, Any]:
+    """What metrics.json says of the data."""
+    if data is None:
+        return {}
+    sizes = {name: getattr(data, name) for name in ("num_train", "num_val")}
+    return {"data": data.source, **sizes, "num_test": len(data.test_labels)}
+
+
+def _arrays_of(data: Any) -> Sequence[Any]:
+    """All of the data but words: where they lie does not matter."""
+    return [x for x in data or () if not isinstance(x, str)]

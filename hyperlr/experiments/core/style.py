@@ -1,0 +1,78 @@
+"""How all figures look: one palette, and what most of the axes have in common."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+# Of Paul Tol's palettes, told apart with any colour vision.
+BLUE, RED, GREEN, YELLOW = "#4477AA", "#EE6677", "#228833", "#CCBB44"
+CYAN, PURPLE, ORANGE, GOLD = "#66CCEE", "#AA3377", "#EE8866", "#DDAA33"
+BLACK, DARK, GREY, LIGHT = "#000000", "#555555", "#777777", "#BBBBBB"
+SEED_COLORS = (BLACK, BLUE, RED, GREEN, PURPLE, YELLOW)
+
+SMALLEST_GAP = 1e-16
+"""Gaps of 0 and rounding errors are drawn here, at the bottom of a log scale."""
+
+
+def panels(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Returns a figure of that size in inches, and its axes [rows, columns]."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def with_grid(*axes: Axes) -> None:
+    """Draws the grid of lines."""
+    for each in axes:
+        each.grid(alpha=0.3)
+
+
+def percent(*axes: Axes) -> None:
+    """Shows shares on the y axis as percentages."""
+    for each in axes:
+        each.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+    """Puts the legend of some axes below the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns or len(labels), frameon=False
+    )
+
+
+def positive(rates: np.ndarray) -> np.ndarray:
+    """Returns learning rates for a log scale, on which 0 has no place: the line breaks there."""
+    return np.where(rates > 0, rates, np.nan)
+
+
+def visible(gaps: np.ndarray | Sequence[float]) -> np.ndarray:
+    """Returns gaps for a log scale."""
+    return np.maximum(gaps, SMALLEST_GAP)
+
+
+def contours(axes: Axes, xs: np.ndarray, ys: np.ndarray, gaps: np.ndarray, lowest: float) -> None:
+    """Draws a surface in grey: gaps [ys, xs] above its minimum, from `lowest` on."""
+    levels = np.geomspace(lowest, gaps.max(), 22)
+    axes.contourf(xs, ys, np.maximum(gaps, lowest), levels, norm=LogNorm(), cmap="Greys", alpha=0.4)
+    axes.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]))
+
+
+def points_of(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Returns the points [ys, xs, 2] of a grid."""
+    return np.stack(np.meshgrid(xs, ys), axis=-1)
+
+
+def fit(axes: Axes, values: Iterable[np.ndarray], low: float, high: float, factor: float) -> None:
+    """Limits a log axis to the percentiles from `low` to `high`, and a factor beyond them."""
+    finite = np.concatenate([np.ravel(each) for each in values])
+    finite = finite[np.isfinite(finite) & (finite > 0)]
+    if finite.size:
+        below, above = np.percentile(finite, [low, high])
+        axes.set_ylim(below / factor, above * factor)

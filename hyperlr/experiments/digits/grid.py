@@ -1,0 +1,104 @@
+"""One method with several numbers and seeds, trained side by side in groups that fit in memory."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hyperlr.experiments import training
+from hyperlr.experiments.core.arrays import unpack
+from hyperlr.experiments.core.experiment import Arrays
+from hyperlr.experiments.data import Data
+
+
+class Grid(NamedTuple):
+    """What one method did with G numbers on S seeds."""
+
+    numbers: tuple[float, ...]
+    """β, κ, γ or η, [G]."""
+    trained: training.Trained
+    """G * S lanes: the seeds of the first number, then those of the next."""
+    seconds: float
+    """Wall time, with compilation."""
+
+    def by_number(self, lanes: np.ndarray) -> np.ndarray:
+        """Returns an array of G * S lanes as [G, S, ...]."""
+        return lanes.reshape(len(self.numbers), -1, *lanes.shape[1:])
+
+    def at(self, index: int) -> training.Trained:
+        """Returns the lanes of one number, one a seed."""
+        num_seeds = len(self.trained.test_loss) // len(self.numbers)
+        return training.select(self.trained, slice(index * num_seeds, (index + 1) * num_seeds))
+
+    def mean_accuracies(self, num_classes: int, diverged_as: float = np.nan) -> np.ndarray:
+        """Returns the validation accuracy of every number, [G], a mean over the seeds.
+
+        Args:
+          num_classes: number of classes.
+          diverged_as: what a network that diverged counts for; with NaN, one of them makes the mean
+            NaN.
+        """
+        lost = self.by_number(training.diverged(self.trained, num_classes))
+        accuracies = self.by_number(self.trained.val_accuracy[:, -1])
+        return np.where(lost, diverged_as, accuracies).mean(axis=1)
+
+    def best(self, num_classes: int) -> int:
+        """Returns the index of the best mean validation accuracy; divergence counts as 0."""
+        return int(np.argmax(self.mean_accuracies(num_classes, diverged_as=0.0)))
+
+
+def num_groups(num_lanes: int, at_once: int) -> int:
+    """Returns into how many groups so many lanes are divided."""
+    return math.ceil(num_lanes / at_once)
+
+
+def lanes_of(
+    numbers: Sequence[float], seeds: Sequence[int], group: int, at_once: int
+) -> list[tuple[float, int]]:
+    """Returns the (number, seed) of every lane of a group; none of one past the last.
+
+    All groups have the same number of lanes, and so share one compiled program; the last lane is
+    repeated to fill up the last group.
+    """
+    pairs = [(number, seed) for number in numbers for seed in seeds]
+    length = math.ceil(len(pairs) / num_groups(len(pairs), at_once))
+    lanes = pairs[group * length : (group + 1) * length]
+    return lanes + lanes[-1:] * (length - len(lanes))
+
+
+def train_group(
+    make: training.MakeOptimizer,
+    data: Data,
+    pairs: Sequence[tuple[float, int]],
+    make_lanes: Callable[[Sequence[int], Sequence[float]], training.Lanes],
+    share: float | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> training.Trained | dict[str, np.ndarray]:
+    """Trains a group, and returns its lanes; an empty dict where it has none.
+
+    Args:
+      make: makes the method from its number.
+      data: the digits.
+      pairs: what `lanes_of` returned.
+      make_lanes: makes lanes from seeds and numbers.
+      share: as for `training.train_steps`.
+      on_progress: called with the share of the steps made since the last call.
+    """
+    if not pairs:
+        return {}
+    numbers, seeds = zip(*pairs, strict=True)
+    lanes = make_lanes(seeds, numbers)
+    return training.train(make, data, lanes, share=share, on_progress=on_progress)
+
+
+def collect(groups: Sequence[Arrays], numbers: tuple[float, ...], num_seeds: int) -> Grid:
+    """Puts the groups of one method together again."""
+    trained = training.concatenate(
+        [unpack(training.Trained, arrays) for arrays in groups if "test_loss" in arrays]
+    )
+    return Grid(
+        numbers,
+        training.select(trained, slice(len(numbers) * num_seeds)),
+        sum(float(arrays.get("seconds", 0.0)) for arrays in groups),
+    )

@@ -1,0 +1,246 @@
+"""LRS-OPT on the digits: a whole schedule by the exact gradient of the final validation loss."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hyperlr import offline
+from hyperlr.experiments import training
+from hyperlr.experiments.core.experiment import Work
+from hyperlr.experiments.core.store import open_checkpoints
+from hyperlr.experiments.data import Data, split_indices
+from hyperlr.experiments.digits.log_space import smoothed_log_adam
+from hyperlr.experiments.methods import following
+from hyperlr.experiments.networks import mlp
+from hyperlr.schedules import from_array
+
+_NO_WORK = Work()
+
+
+class Settings(NamedTuple):
+    """How LRS-OPT is run."""
+
+    num_seeds: int
+    """Seeds 0, 1, …; no more than the experiment has."""
+    start: str
+    """The method whose schedule it starts from; "constant" starts from η_0 everywhere."""
+    num_iterations: int
+    """Outer iterations, each a hypergradient on fresh minibatches."""
+    distance: float
+    """How far log η can move."""
+    evaluate_every: int
+    """Outer iterations between two evaluations, each of which is also a checkpoint."""
+    width: int = 31
+    """Neighbours over which the hypergradient is averaged."""
+
+
+class Curve(NamedTuple):
+    """How good the schedule was on the way, at C evaluations, the first before any iteration.
+
+    Each evaluation trains with the schedule as it is then, on the minibatches of the seed.
+    """
+
+    iterations: np.ndarray
+    """int [C], outer iterations done."""
+    seconds: np.ndarray
+    """float [C], wall time of these iterations, evaluations left out."""
+    val_accuracy: np.ndarray
+    """float [C]."""
+    val_loss: np.ndarray
+    """float [C]."""
+    test_accuracy: np.ndarray
+    """float [C]."""
+
+
+class Optimized(NamedTuple):
+    """What LRS-OPT did on one seed."""
+
+    start: np.ndarray
+    """float32 [T], the schedule it started from."""
+    trained: training.Trained
+    """One lane, trained with the best schedule of the evaluations, by validation loss; that
+    schedule is `records["learning_rate"]`."""
+    curve: Curve
+    objectives: np.ndarray
+    """float [iterations], E on the fresh minibatches of every outer iteration."""
+    num_skipped: int
+    """Outer iterations whose hypergradient was not finite."""
+    seconds: float
+    """Wall time, with compilation and evaluations."""
+
+
+def optimize(
+    data: Data,
+    seed: int,
+    start: np.ndarray,
+    settings: Settings,
+    lanes: training.Lanes,
+    work: Work = _NO_WORK,
+) -> Optimized:
+    """Optimizes the schedule of one seed, from the last checkpoint where there is one.
+
+    The initial weights and the split are those of the online methods' lanes; the minibatches are
+    drawn afresh for every outer iteration.
+
+    Args:
+      data: the digits.
+      seed: settles the initial weights, the split and the draws.
+      start: float32 [T], the schedule to start from, positive.
+      settings: how LRS-OPT is run.
+      lanes: the one lane of this seed.
+      work: where its checkpoints are, and whom to tell of its progress.
+    """
+    rule = smoothed_log_adam(settings.distance, settings.num_iterations, settings.width)
+    step = _compiled_step(data, seed, lanes, rule)
+    ends = [*range(0, settings.num_iterations, settings.evaluate_every), settings.num_iterations]
+    run, done = _start(start, rule, settings.num_iterations, len(ends)), 0
+    with open_checkpoints(work.checkpoints) as checkpoints:
+        restored = checkpoints.restore(run)
+        if restored is not None:
+            done, run = restored
+            work.advance(done / settings.num_iterations)
+        first = ends.index(done) + (restored is not None)
+        for index, end in enumerate(ends[first:], start=first):
+            for iteration in range(done, end):
+                run = _iterate(step, run, iteration)
+                work.advance(1 / settings.num_iterations)
+            done, begun = end, time.perf_counter()
+            run = _evaluated(run, index, done, follow(data, lanes, run.state.schedule))
+            run = run._replace(
+                evaluation_seconds=run.evaluation_seconds + time.perf_counter() - begun
+            )
+            if end < settings.num_iterations:
+                checkpoints.save(end, run)
+    return Optimized(
+        start=np.asarray(start, np.float32),
+        trained=follow(data, lanes, run.best_schedule),
+        curve=Curve(*np.asarray(run.curve).T),
+        objectives=np.asarray(run.objectives),
+        num_skipped=int(run.state.num_skipped),
+        seconds=float(run.step_seconds + run.evaluation_seconds),
+    )
+
+
+def follow(data: Data, lanes: training.Lanes, schedule: Any) -> training.Trained:
+    """Trains one lane with a given schedule [T], by plain gradient descent."""
+    lanes = lanes._replace(step_sizes=jnp.asarray(schedule, jnp.float32)[None])
+    return training.train(_following, data, lanes)
+
+
+def _following(schedule: jax.Array) -> optax.GradientTransformationExtraArgs:
+    return following(optax.sgd, from_array(schedule))
+
+
+class _Run(NamedTuple):
+    """An optimization on its way, which is also its checkpoint."""
+
+    state: offline.OuterState
+    objectives: np.ndarray
+    """float32 [iterations], E of every outer iteration; NaN of those to come."""
+    curve: np.ndarray
+    """float32 [C, 5], rows of `Curve`; NaN of those to come."""
+    best_schedule: jax.Array
+    best_loss: Any
+    """Its validation loss; infinite before the first evaluation."""
+    step_seconds: Any
+    evaluation_seconds: Any
+
+
+def _start(
+    start: np.ndarray, rule: optax.GradientTransformation, num_iterations: int, num_points: int
+) -> _Run:
+    schedule = jnp.asarray(start, jnp.float32)
+    return _Run(
+        state=offline.init_outer_state(schedule, rule),
+        objectives=np.full(num_iterations, np.nan, np.float32),
+        curve=np.full((num_points, len(Curve._fields)), np.nan, np.float32),
+        best_schedule=schedule,
+        best_loss=np.float32(np.inf),
+        step_seconds=np.float32(0.0),
+        evaluation_seconds=np.float32(0.0),
+    )
+
+
+def _compiled_step(
+    data: Data, seed: int, lanes: training.Lanes, rule: optax.GradientTransformation
+) -> Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]]:
+    """Returns the outer iteration of one seed."""
+    train_indices, val_indices = split_indices(data, seed)
+    batch_size = lanes.train_batches.shape[2]
+    arguments = (
+        jax.tree.map(lambda x: x[0], lanes.params),
+        jnp.asarray(data.images[train_indices]),
+        jnp.asarray(data.labels[train_indices]),
+        jnp.asarray(data.images[val_indices]),
+        jnp.asarray(data.labels[val_indices]),
+        # Not the key of the initial weights.
+        jax.random.fold_in(jax.random.key(seed), 1),
+    )
+    return lambda state: _outer_step(rule, batch_size, state, *arguments)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _outer_step(
+    rule: optax.GradientTransformation,
+    batch_size: int,
+    state: offline.OuterState,
+    params: mlp.Params,
+    images: jax.Array,
+    labels: jax.Array,
+    val_images: jax.Array,
+    val_labels: jax.Array,
+    key: jax.Array,
+) -> tuple[offline.OuterState, offline.OuterRecord]:
+    """One outer iteration; all arrays are arguments, so that all seeds share the program."""
+    num_steps = len(jax.tree.leaves(state.schedule)[0])
+    everything = jnp.arange(len(val_labels))
+    return offline.outer_step(
+        optax.sgd,
+        params,
+        state,
+        lambda key: epoch_batches(key, len(labels), num_steps, batch_size),
+        lambda params, batch: training.loss_fn(params, images, labels, batch),
+        lambda params: training.loss_fn(params, val_images, val_labels, everything),
+        optimizer=rule,
+        key=key,
+    )
+
+
+def epoch_batches(key: jax.Array, num_images: int, num_steps: int, batch_size: int) -> jax.Array:
+    """Draws minibatches [num_steps, batch_size] as `batches.epoch_batches`, but in a jit."""
+    num_needed = num_steps * batch_size
+    num_epochs = -(-num_needed // num_images)
+    shuffle = jax.vmap(lambda key: jax.random.permutation(key, num_images))
+    epochs = shuffle(jax.random.split(key, num_epochs))
+    return epochs.reshape(-1)[:num_needed].reshape(num_steps, batch_size)
+
+
+def _iterate(
+    step: Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]],
+    run: _Run,
+    iteration: int,
+) -> _Run:
+    begun = time.perf_counter()
+    state, record = jax.block_until_ready(step(run.state))
+    objectives = np.array(run.objectives)
+    objectives[iteration] = record.value
+    seconds = run.step_seconds + np.float32(time.perf_counter() - begun)
+    return run._replace(state=state, objectives=objectives, step_seconds=seconds)
+
+
+def _evaluated(run: _Run, index: int, done: int, trained: training.Trained) -> _Run:
+    """Writes a point of the curve, and keeps the schedule if none before was as good."""
+    loss = trained.val_loss[0, -1]
+    curve = np.array(run.curve)
+    accuracies = trained.val_accuracy[0, -1], loss, trained.test_accuracy[0]
+    curve[index] = (done, run.step_seconds, *accuracies)
+    run = run._replace(curve=curve)
+    if loss < run.best_loss:
+        run = run._replace(best_schedule=jnp.asarray(run.state.schedule), best_loss=loss)
+    return run

@@ -1,0 +1,1 @@
+"""Networks that are trained or measured in more than one place."""

@@ -1,0 +1,69 @@
+"""The results in numbers: metrics.json and the table."""
+
+from typing import Any
+
+from rich.table import Table
+
+from hyperlr.experiments.core import tables
+from hyperlr.experiments.core.experiment import Summary
+from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.robustness.outcomes import BASELINES, Outcomes
+
+
+def summarize(outcomes: Outcomes) -> Summary:
+    """Returns the methods of metrics.json: method → inner optimizer → lists [points][seeds]."""
+    settings = outcomes.settings
+    methods: dict[str, Any] = {}
+    for inner, by_method in outcomes.methods.items():
+        for name, cell in by_method.items():
+            points = settings.grid if name in BASELINES else settings.starts
+            entry = {"learning_rate": points, **cell._asdict()}
+            if name in BASELINES:
+                entry["best"] = points[cell.best]
+            methods.setdefault(name, {})[inner] = entry
+        alone = outcomes.auto_alone[inner]._asdict()
+        methods["auto"][inner]["without_start"] = {key: x[0] for key, x in alone.items()}
+    shape = (len(settings.starts), len(settings.discounts), settings.num_seeds)
+    methods["marthe_fixed"] = {
+        settings.sensitive_inner: {
+            "learning_rate": settings.starts,
+            "discount": settings.discounts,
+            "hyper_learning_rate": {
+                f"{beta:g}": {name: x.reshape(shape) for name, x in cell._asdict().items()}
+                for beta, cell in outcomes.sensitivity.items()
+            },
+        }
+    }
+    return Summary(methods, {}, {"labels": outcomes.labels})
+
+
+def table(summary: Summary) -> list[Table]:
+    """Returns the table of mean test accuracies, methods and inner optimizers by η_0."""
+    config, methods = summary.config, summary.methods
+    made = tables.new(
+        f"Test accuracy, %, after {config['num_steps']} steps, "
+        f"{tables.seeds(config['num_seeds'])}, {config['data']}",
+        ("η₀", *(f"{start:g}" for start in config["starts"])),
+    )
+    for inner, label in config["labels"].items():
+        made.add_section()
+        made.add_row(f"[bold]{label}[/bold]")
+        for name, by_inner in methods.items():
+            if inner not in by_inner or name == "marthe_fixed":
+                continue
+            cell = by_inner[inner]
+            pairs = list(zip(cell["test_accuracy"], cell["diverged"], strict=True))
+            if name in BASELINES:
+                index = cell["learning_rate"].index(cell["best"])
+                accuracies, lost = pairs[index]
+                best = tables.percent(accuracies, lost, spread=False)
+                made.add_row(f"{name}, best: η = {cell['best']:g}", best)
+                continue
+            made.add_row(
+                METHODS[name].label, *(tables.percent(x, lost, spread=False) for x, lost in pairs)
+            )
+            if name == "auto":
+                alone = cell["without_start"]
+                share = tables.percent(alone["test_accuracy"], alone["diverged"], spread=False)
+                made.add_row("auto, no η₀", share)
+    return [made]

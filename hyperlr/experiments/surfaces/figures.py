@@ -1,0 +1,129 @@
+"""Figure of the two surfaces: trajectories, the way down, learning rates, best value against β."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hyperlr.experiments.core import style
+from hyperlr.experiments.core.experiment import Shown
+from hyperlr.experiments.core.precision import float64
+from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.surfaces.problem import Descents, Problem
+
+# RTHO and MARTHE often coincide: RTHO's dashes lie on MARTHE's wider line.
+_STYLES: dict[str, dict[str, Any]] = {
+    "hd": {"linewidth": 1.6, "zorder": 3},
+    "rtho": {"linewidth": 1.6, "zorder": 4, "linestyle": (0, (3, 2))},
+    "marthe_mu": {"linewidth": 2.6, "zorder": 2, "alpha": 0.7},
+}
+
+ByMethod = Mapping[str, Descents]
+
+
+def figures(problems: Mapping[str, Problem], descents: Mapping[str, ByMethod]) -> list[Shown]:
+    """Draws the figure, with what it shows."""
+    return [
+        Shown(
+            "toy",
+            "Trajectories and learning rates",
+            surfaces_and_schedules(problems, descents),
+            (
+                "Figure 1 of the paper (Donini et al., 2020). A row a surface; from left to right "
+                "the trajectories, the value above the minimum, and the learning rate, all with "
+                "the β in the title, and the best value within the run against β, where the dotted "
+                "line marks that β. RTHO is dashed, since it often coincides with MARTHE.",
+                "Nothing here is drawn at random: all is in float64, and another run comes to the "
+                "same numbers.",
+            ),
+        )
+    ]
+
+
+def surfaces_and_schedules(
+    problems: Mapping[str, Problem], descents: Mapping[str, ByMethod]
+) -> Figure:
+    """Draws a row a surface: trajectories, gap and learning rate by step, best gap by β.
+
+    Args:
+      problems: surface → what is descended.
+      descents: surface → method → its descents over the problem's `betas`.
+    """
+    figure, rows = style.panels(len(descents), 4, 17, 4.2 * len(descents))
+    for axes, (surface, by_method) in zip(rows, descents.items(), strict=True):
+        problem = problems[surface]
+        _draw_trajectories(axes[0], problem, by_method)
+        _draw_gaps(axes[1], problem, by_method)
+        _draw_learning_rates(axes[2], problem, by_method)
+        _draw_best_gaps(axes[3], problem, by_method)
+        style.with_grid(*axes[1:])
+    style.legend_below(figure, rows[0, 1])
+    return figure
+
+
+def _draw_trajectories(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
+    xs, ys, gaps = _on_a_grid(problem)
+    style.contours(axes, xs, ys, gaps, max(gaps.min(), 1e-4 * gaps.max()))
+    shown = problem.betas.index(problem.shown_beta)
+    for method, descents in by_method.items():
+        points = descents.points[shown]
+        axes.plot(*points.T, **_style(method))
+        axes.plot(*points[-1], "s", color=METHODS[method].color, markeredgecolor="white", zorder=5)
+    axes.plot(*problem.start, "o", color="black", markeredgecolor="white", zorder=6)
+    axes.annotate("start", problem.start, (8, -3), textcoords="offset points")
+    axes.set(xlabel="x", ylabel="y")
+    axes.set_title(f"{problem.title} (β = {problem.shown_beta:g})")
+
+
+def _draw_gaps(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
+    shown = problem.betas.index(problem.shown_beta)
+    for method, descents in by_method.items():
+        axes.plot(
+            style.visible(descents.values[shown] - problem.minimum),
+            label=METHODS[method].label,
+            **_style(method),
+        )
+    axes.set(title=f"L − min L (β = {problem.shown_beta:g})", xlabel="step", yscale="log")
+
+
+def _draw_learning_rates(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
+    shown = problem.betas.index(problem.shown_beta)
+    for method, descents in by_method.items():
+        axes.plot(descents.learning_rates[shown], **_style(method))
+    # Linear below the threshold, so that a learning rate of 0 has a place.
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set(title=f"learning rate η (β = {problem.shown_beta:g})", xlabel="step")
+    axes.set_ylim(bottom=-1e-4)
+
+
+def _draw_best_gaps(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
+    for method, descents in by_method.items():
+        gaps = style.visible(descents.best_values - problem.minimum)
+        gaps = np.where(descents.diverged, np.nan, gaps)
+        axes.plot(problem.betas, gaps, marker="o", markersize=5, **_style(method))
+    axes.axvline(problem.shown_beta, color="black", linewidth=0.8, linestyle=":")
+    num_steps = next(iter(by_method.values())).learning_rates.shape[1]
+    axes.set(
+        title=f"best L − min L in {num_steps} steps",
+        xlabel="hyper-learning rate β (no point: diverged)",
+        xscale="log",
+        yscale="log",
+    )
+
+
+def _on_a_grid(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns x [n], y [n] over the window, and the gap [n, n] there, rows by y."""
+    (left, right), (bottom, top) = problem.window
+    xs, ys = np.linspace(left, right, 300), np.linspace(bottom, top, 300)
+    with float64():
+        points = jnp.asarray(style.points_of(xs, ys))
+        gaps = np.asarray(jax.vmap(jax.vmap(problem.surface))(points)) - problem.minimum
+    return xs, ys, style.visible(gaps)
+
+
+def _style(method: str) -> dict[str, Any]:
+    return {"color": METHODS[method].color, **_STYLES[method]}
