@@ -105,7 +105,11 @@ def _with_scalars(opt_state: Any, replace: Callable[[jax.Array], jax.Array]) -> 
 
     def replaced(node: Any) -> Any:
         if is_online(node):
+            average = node.average
+            if average is not None:  # without its count, the next step would be all of it
+                average = average._replace(step_count=replace(average.step_count))
             return node._replace(
+                average=average,
                 awaits_rate=_each(node.awaits_rate, replace),
                 hyperparams=_each(node.hyperparams, replace),
                 lower=_each(node.lower, replace),
