@@ -1,8 +1,8 @@
 """One step of the recursion: Δη, μ, η, the inner step, and Z for the next (Algorithm 1).
 
-Nothing that goes wrong in a derivative touches the training: what is NaN in the derivative of an
-update is left out of A Z, an entry of A Z that is not finite is replaced by that of B alone, and by
-0 where that is not; where Δη is not finite, η stays and the tangent starts anew from B.
+Nothing that goes wrong in a derivative touches the training: an entry of A Z that is not finite is
+replaced by that of B alone, and by 0 where that is not; where Δη is not finite, η stays and the
+tangent starts anew from B.
 """
 
 import functools
@@ -352,10 +352,8 @@ def _moved(
 
     def total(name: str, z: Tangent) -> Tangent:
         params, inner_state = _trees.cast_like(_trees.restricted(stepped[name], z), z)
-        # Φ adds the update to the parameters, so their own tangent passes through: alone, where a
-        # root of what has always been 0 makes NaN of the rest, as at a dead weight that decays.
-        passed = jax.tree.map(lambda z, x: z + jnp.where(jnp.isnan(x), 0.0, x), z.params, params)
-        return Tangent(passed, inner_state)
+        # Φ adds the update to the parameters, so their own tangent passes through.
+        return Tangent(jax.tree.map(jnp.add, z.params, params), inner_state)
 
     return {name: total(name, z) for name, z in tangent.items()}
 

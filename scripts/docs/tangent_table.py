@@ -261,10 +261,11 @@ def _paragraphs(text: str) -> Iterable[str]:
 _INTRODUCTION = """
 RTHO, MARTHE, `auto` and LRS-OPT differentiate through the optimizer. Where a gradient is exactly
 zero many optimizers have no derivative: √v at v = 0, |g| at g = 0, a norm at 0. The product of the
-infinite slope with a tangent of zero is NaN. The online methods leave that out of what moves the
-tangent, entry by entry, which for a parameter that never moves is right, and for one that rests now
-and then nearly so; where a norm of all gradients carries the NaN into every entry (`lamb`,
-`momo_adam`), it is not. LRS-OPT is a derivative of the loop as JAX takes it,
+infinite slope with a tangent of zero is NaN. The online methods go on with what the rate does
+directly, B, in the entries in which that happens. For a parameter that never moves that is right;
+one that only decays (`adamw`, `nadamw`) loses what its own tangent had gathered, on which no loss
+depends; but where a norm of all gradients carries the NaN into every entry (`lamb`, `momo_adam`),
+the hypergradient itself is off. LRS-OPT is a derivative of the loop as JAX takes it,
 where one NaN spoils the whole. `hd` is not concerned: it only needs the derivative of the update in
 the learning rate.
 
