@@ -66,7 +66,9 @@ class Settings:
     loss_hyperparams: tuple[str, ...] = ()
     needs_product: bool = True
     finds_first_rate: bool = False
-    rates: tuple[str, ...] = ()
+    # What follows from all else, and from the parameters: a state of other ones, such as those that
+    # optax.tree_utils.tree_map_params puts in their place, has the same structure.
+    rates: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 class Tangent(NamedTuple):
