@@ -191,10 +191,14 @@ def test_auto_is_scored_at_its_average(digits):
         logits = mlp.apply_mlp(params, images[indices])
         return mlp.cross_entropy(logits, jnp.asarray(digits.labels)[indices])
 
-    for indices in lanes.train_batches[0]:
+    @jax.jit
+    def step(params, state, indices):
         _, grads, extra = hyperlr.value_and_grad(loss, share=0.25)(params, indices, state=state)
         updates, state = tx.update(grads, state, params, **extra)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for indices in lanes.train_batches[0]:
+        params, state = step(params, state, indices)
     averaged = hyperlr.eval_params(state, params)
     expected = loss(averaged, lanes.val_indices[0])
     np.testing.assert_allclose(trained.val_loss[0, -1], expected, rtol=1e-3)

@@ -49,8 +49,8 @@ def trained(tx, params=PARAMS, steps=3):
     return jax.block_until_ready((params, state))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("method", ["rtho, every 2", "marthe", "auto"])
+@pytest.mark.parametrize("inner", ["clipped", "optax adam", "our adamw"])
 @pytest.mark.usefixtures("debugging")
 def test_clean_runs_do_not_stop_the_search_for_nan(inner, method):
     params, _ = trained(METHODS[method](INNER[inner]))
