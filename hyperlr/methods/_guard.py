@@ -26,7 +26,7 @@ class Good(NamedTuple):
 
     Attributes:
       params: the parameters.
-      scalars: what goes with them of the inner state, see :mod:`hyperlr.methods._restart`.
+      scalars: what goes with them of the inner state, see ``hyperlr.methods._restart``.
       averages: likewise the averaged parameters of every method that has them.
     """
 
@@ -42,7 +42,7 @@ class GuardState(NamedTuple):
       inner_state: state of the guarded transformation.
       good: what to come back to; ``good_params`` for short are the parameters of it.
       losses: what an explosion is told by.
-      last_action: int32, what the last update did, a :class:`hyperlr.methods._losses.Action`.
+      last_action: int32, what the last update did, a ``hyperlr.methods._losses.Action``.
       num_steps: int32, steps since the good parameters were chosen, or since a return to them.
       scale: float32, factor of the updates of parameters for which no rate is learned.
       num_rollbacks: int32, how many steps were taken back.

@@ -11,7 +11,7 @@ from problems import processes
 FOLDER = pathlib.Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
-WITH_FIGURES = ["mnist_lrs_opt", "toy_surfaces"]
+WITH_FIGURES = ["first_steps", "mnist_lrs_opt", "toy_surfaces"]
 
 
 def test_every_text_file_has_its_notebook_and_the_other_way_round():
