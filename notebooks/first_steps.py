@@ -29,12 +29,10 @@ import optax
 from mlxtend.data import autompg_data
 
 import hyperlr
-from hyperlr.plots import plot_metrics
 
 # Continuous integration runs every cell, with few steps.
 SHORT = os.environ.get("HYPERLR_SHORT") == "1"
 T = 20 if SHORT else 300
-plt.rcParams["figure.dpi"] = 90
 
 # %% [markdown]
 # ## Data
@@ -134,7 +132,12 @@ print(f"auto, one run:               test error {error(learned, x_test, y_test):
 print(f"its rate went from {log['rate'][0]:.1e} to {log['rate'][-1]:.1e}")
 
 # %%
-plot_metrics({"loss": log["loss"], "learning_rate": log["rate"]})
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+left.semilogy(log["loss"])
+left.set(xlabel="step", ylabel="loss of the minibatch")
+right.semilogy(log["rate"])
+right.set(xlabel="step", ylabel="learning rate")
+plt.show()
 
 # %% [markdown]
 # A learned rate fits the training loss as well as it can, and that is all it does. On 250 cars ten
