@@ -133,8 +133,8 @@ def guard(
       (True, 1)
 
     References:
-      [P] Section 4 (Donini et al., 2020), for what is done by hand there: a run that diverges is
-      started again with a smaller κ.
+      Donini et al., 2020, Section 4, for what is done by hand there: a run that diverges is started
+      again with a smaller κ.
     """
     _checks.check_transformation("tx", tx)
     _checks.check_float_scalar("explosion", explosion, lower=1.0)
