@@ -52,7 +52,7 @@ def run(
     momentum=0.0,
     scale_free=False,
 ):
-    """The recursion of Donini et al., 2020, Algorithm 1, as corrected. Returns the record of every step.
+    """The recursion of Donini et al., 2020, Algorithm 1, as corrected; the record of every step.
 
     ``discount=None`` adapts μ; ``scale_free`` is the exponentiated gradient with γ in place of β.
     """
