@@ -13,14 +13,15 @@ PACKAGE = pathlib.Path(hyperlr.__file__).parent
 BASE = {"jax", "optax", "chex"}
 # What a single file needs of an extra; it imports it when it is called, not before (tested below).
 EXTRAS = {"_files": {"orbax"}, "plots": {"matplotlib", "numpy"}}
-SHARED = {"_trees", "_numbers", "_inner_step", "_linearize"}
+SHARED = {"_trees", "_numbers", "_inner_step", "_derivatives", "_linearize"}
 ROOMS = {"methods", "rules", "search", "offline", "optimizers", "schedules", "curvature"}
 FORBIDDEN = {
     "_files": SHARED | ROOMS,
     "_checks": SHARED | ROOMS,
-    "_trees": {"_numbers", "_inner_step", "_linearize"} | ROOMS,
-    "_numbers": {"_inner_step", "_linearize"} | ROOMS,
+    "_trees": {"_numbers", "_inner_step", "_derivatives", "_linearize"} | ROOMS,
+    "_numbers": {"_inner_step", "_derivatives", "_linearize"} | ROOMS,
     "_inner_step": ROOMS,
+    "_derivatives": {"_linearize"} | ROOMS,
     "_linearize": ROOMS,
     "methods": {"offline", "optimizers", "schedules", "curvature"},
     "rules": ROOMS - {"rules"},

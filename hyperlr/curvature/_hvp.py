@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from hyperlr._linearize import hessian_product
+from hyperlr._derivatives import hessian_product
 
 Tree = Any
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _inner_step, _linearize, _trees
+from hyperlr import _checks, _derivatives, _inner_step, _trees
 from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
 from hyperlr._state import Bound, OnlineState, PerName, Settings, Tangent, is_due
@@ -269,7 +269,7 @@ def _checked(
             f"{sorted(inner_names)}: leave it out, or name the rate so"
         )
     _checks.check_count("every", every)
-    _checks.check_choice("hvp", hvp, _linearize.HVP_MODES)
+    _checks.check_choice("hvp", hvp, _derivatives.HVP_MODES)
     _checks.check_transformation("hyper_optimizer", hyper_optimizer)
     if tangent_dtype is not None and not jnp.issubdtype(tangent_dtype, jnp.floating):
         raise TypeError(f"tangent_dtype must be a floating-point dtype, got {tangent_dtype!r}")
@@ -379,8 +379,8 @@ def _products(
             "state=state)"
         )
     names = list(state.tangent) if state.settings.needs_product else []
-    _, _, along = _linearize.derivatives(
-        _linearize.gradient_of(loss, params),
+    _, _, along = _derivatives.derivatives(
+        _derivatives.gradient_of(loss, params),
         params,
         [state.tangent[name].params for name in names],
         state.settings.hvp,
@@ -388,7 +388,7 @@ def _products(
     return Products(
         of=jax.tree.structure(state.tangent),
         hessian=PerName(zip(names, along, strict=True)),
-        mixed=_linearize.mixed_derivatives(
+        mixed=_derivatives.mixed_derivatives(
             value_fn, params, of_loss, state.settings.loss_hyperparams
         )
         if of_loss

@@ -10,7 +10,7 @@ import pytest
 from problems.networks import INNER, mlp_batches, mlp_loss, mlp_params, train
 
 import hyperlr
-from hyperlr._linearize import difference_step
+from hyperlr._derivatives import difference_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
