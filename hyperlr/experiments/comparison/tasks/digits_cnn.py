@@ -34,15 +34,27 @@ def apply(params: Params, images: jax.Array) -> jax.Array:
     """Returns the logits [n, 10] of images uint8 [n, 784]."""
     hidden = data.as_inputs(images).reshape(-1, _SIDE, _SIDE, 1)
     for layer in params["convolutions"]:
-        hidden = jax.lax.conv_general_dilated(
-            hidden,
-            layer["weight"],
-            window_strides=(2, 2),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        hidden = jax.nn.relu(hidden + layer["bias"][None, None, None, :])
+        convolved = _convolve(hidden, layer["weight"])
+        hidden = jax.nn.relu(convolved + layer["bias"][None, None, None, :])
     return mlp.apply_mlp(params["head"], hidden.reshape(len(images), -1))
+
+
+def _convolve(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """The convolution with a stride of 2 and zeros around: [n, side, side, in] to half the side.
+
+    As one matrix product over patches: with this few channels XLA's own convolution takes eight
+    times as long on a CPU.
+    """
+    window, outputs, half = weight.shape[0], weight.shape[-1], x.shape[1] // 2
+    before = (window - 2) // 2
+    around = (before, window - 2 - before)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    patches = [
+        x[:, row : row + 2 * half : 2, column : column + 2 * half : 2]
+        for row in range(window)
+        for column in range(window)
+    ]
+    return jnp.concatenate(patches, axis=-1) @ weight.reshape(-1, outputs)
 
 
 def loss(params: Params, examples: tuple[jax.Array, jax.Array]) -> jax.Array:
