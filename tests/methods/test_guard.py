@@ -236,6 +236,53 @@ def test_it_comes_back_to_the_very_bits(size):
     assert hyperlr.metrics(state)["num_rollbacks"] == 1
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_parameters_come_back_to_the_very_bits(dtype):
+    tx = hyperlr.guard(hyperlr.marthe(MOMENTUM, 0.01, hyper_learning_rate=1e-5))
+    update = jitted(tx)
+    params = jnp.array([1.0, -2.0, 3.1], dtype)
+    state = tx.init(params)
+    for _ in range(14):
+        params, state = update(params, state, *ordinary(params))
+    good = state.good_params
+    away = jnp.full(3, jnp.finfo(dtype).max, dtype)
+    for w in (away, None):
+        w = params if w is None else w
+        params, state = update(w, state, *ordinary(w))
+    assert params.dtype == dtype
+    np.testing.assert_array_equal(params, good)
+    assert hyperlr.metrics(state)["num_rollbacks"] == 1
+
+
+def test_a_step_of_finite_size_that_overflows_narrow_parameters_is_taken_back():
+    tx = hyperlr.guard(optax.scale(1.0))
+    params = jnp.full(3, 6e4, jnp.float16)
+    after, state = jitted(tx)(params, tx.init(params), jnp.float32(1.0), params, params)
+    assert state.num_rollbacks == 1
+    np.testing.assert_array_equal(after, params)
+
+
+def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps():
+    """It shows neither in the loss nor in the update, as a preconditioner in waiting would not."""
+    bystander = optax.GradientTransformation(
+        lambda params: optax.tree.zeros_like(params), lambda updates, state, params: (updates, state)
+    )
+    tx = hyperlr.guard(optax.chain(optax.sgd(0.1), bystander))
+    update = jitted(tx)
+    params = jnp.ones(3)
+    state = tx.init(params)
+    for _ in range(5):
+        params, state = update(params, state, *ordinary(params))
+    state = state._replace(inner_state=(state.inner_state[0], jnp.array([0.0, jnp.nan, 0.0])))
+    for _ in range(10):
+        params, state = update(params, state, *ordinary(params))
+    params, state = update(params, state, *ordinary(params))  # completes the way
+    assert state.num_rollbacks == 1
+    assert state.num_explosions == 0
+    np.testing.assert_array_equal(state.inner_state[1], 0)
+    assert np.isfinite(params).all()
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "lr"])
 def test_a_cut_takes_effect_below_a_lower_bound_and_under_any_name(name):
     tx = hyperlr.guard(
