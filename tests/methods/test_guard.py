@@ -254,6 +254,16 @@ def test_narrow_parameters_come_back_to_the_very_bits(dtype):
     assert hyperlr.metrics(state)["num_rollbacks"] == 1
 
 
+def test_a_way_back_that_overflows_is_completed():
+    tx = hyperlr.guard(optax.sgd(0.1))
+    good, away = jnp.full(3, -3e4, jnp.float16), jnp.full(3, 6e4, jnp.float16)
+    _, state = jitted(tx)(good, tx.init(good), jnp.float32(1.0), good, good)
+    params = away
+    for value in (jnp.nan, 1.0):
+        params, state = jitted(tx)(params, state, jnp.float32(value), good, good)
+    np.testing.assert_array_equal(params, good)
+
+
 def test_a_step_of_finite_size_that_overflows_narrow_parameters_is_taken_back():
     tx = hyperlr.guard(optax.scale(1.0))
     params = jnp.full(3, 6e4, jnp.float16)
@@ -265,7 +275,7 @@ def test_a_step_of_finite_size_that_overflows_narrow_parameters_is_taken_back():
 def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps():
     """It shows neither in the loss nor in the update, as a preconditioner in waiting would not."""
     bystander = optax.GradientTransformation(
-        lambda params: optax.tree.zeros_like(params), lambda updates, state, params: (updates, state)
+        optax.tree.zeros_like, lambda updates, state, params=None: (updates, state)
     )
     tx = hyperlr.guard(optax.chain(optax.sgd(0.1), bystander))
     update = jitted(tx)
