@@ -7,6 +7,7 @@ Not imported by ``hyperlr`` itself, and the only part of the library that needs 
 try:
     from hyperlr.flax import _serialization
     from hyperlr.flax._nnx import eval_params, metrics, val_grad, value_and_grad, value_fn
+    from hyperlr.flax._statistics import recompute_statistics, recomputed_statistics
     from hyperlr.flax._train_state import TrainState
 except ModuleNotFoundError as error:
     if error.name != "flax":
@@ -17,4 +18,13 @@ except ModuleNotFoundError as error:
 
 _serialization.register()
 
-__all__ = ["TrainState", "eval_params", "metrics", "val_grad", "value_and_grad", "value_fn"]
+__all__ = [
+    "TrainState",
+    "eval_params",
+    "metrics",
+    "recompute_statistics",
+    "recomputed_statistics",
+    "val_grad",
+    "value_and_grad",
+    "value_fn",
+]

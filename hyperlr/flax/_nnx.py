@@ -215,8 +215,7 @@ def eval_params(optimizer: nnx.Optimizer, model: nnx.Module, *, wrt: Any = nnx.P
     Returns:
       The averaged parameters, where an average is kept, else the model's own, for
       ``nnx.update(model, hyperlr.flax.eval_params(optimizer, model))``. Running statistics belong
-      to the parameters that made them, so pass some batches through the model in training mode
-      after that.
+      to the parameters that made them: :func:`recompute_statistics` after that.
 
     Example:
       >>> import hyperlr, hyperlr.flax, optax

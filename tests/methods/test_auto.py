@@ -66,6 +66,47 @@ def test_it_comes_to_one_rate_from_any(start):
     assert final < 0.2 * record["loss"][0]
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_formulas_of_the_docstring_by_hand():
+    """Descent on Σ h (w − b)² / 2 with noise b, where no limit holds the tangent; in NumPy."""
+    curvature, gamma, power = np.array([1.0, 0.2, 0.03]), 0.05, 8
+    noise = np.random.default_rng(0).normal(size=(300, 3))
+    tx = hyperlr.auto(optax.sgd, 1e-2, hyper_learning_rate=gamma)
+    loss_fn = lambda w, b: jnp.sum(curvature * (w - b) ** 2) / 2
+
+    def step(carry, b):
+        w, state = carry
+        _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, b, state=state)
+        updates, state = tx.update(grads, state, w, **extra)
+        return (optax.apply_updates(w, updates), state), hyperlr.metrics(state)["learning_rate"]
+
+    start = jnp.array([1.0, -2.0, 3.0])
+    (_, state), found = jax.lax.scan(step, (start, tx.init(start)), noise)
+    averaged = hyperlr.eval_params(state, start)
+
+    w, rate, expected, cosines = np.array(start), 1e-2, [], []
+    tangent, mean, mean_tangent = np.zeros(3), w.copy(), np.zeros(3)
+    for t, b in enumerate(noise):
+        objective = curvature * (mean - b)
+        lengths = np.linalg.norm(mean_tangent) * np.linalg.norm(objective)
+        cosines.append(mean_tangent @ objective / lengths if t else 0.0)
+        weight = 0.5 if cosines[-1] > 0 else 1.0
+        settled = min(1.0, 10 / (1 + (t - 1) / 10))  # there is no rule before the second step
+        rate *= 1 + settled * np.expm1(-gamma * weight * cosines[-1])
+        expected.append(rate)
+        discount = 1 - 1 / (1 + t / 10)
+        gradient = curvature * (w - b)
+        tangent = discount * (1 - rate * curvature) * tangent - rate * gradient
+        w = w - rate * gradient
+        share = (power + 1) / (t + 1 + power)
+        mean = mean + share * (w - mean)
+        mean_tangent = mean_tangent + share * (tangent - mean_tangent)
+    assert min(cosines) < -0.5
+    assert max(cosines) > 0.5
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(averaged, mean, rtol=1e-9)
+
+
 def test_the_first_rate_is_the_smallest_that_does_enough():
     """On w² / 2 from 1, ten steps with the first gradient lead to 1 - 10 η."""
     tx = hyperlr.auto(optax.sgd)
