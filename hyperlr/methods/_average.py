@@ -9,13 +9,17 @@ a loss falls at once when the rate falls, and what looks a few steps ahead takes
 early (Wu et al., 2018); the loss at the average has no such noise.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from hyperlr import _trees
-from hyperlr._state import Average, PerName
+from hyperlr._state import Average, PerName, Tangent
 from hyperlr._trees import Tree
+
+Evaluated = Callable[[optax.OptState, Tree], Tree]
 
 
 def first_average(params: Tree, tangent: PerName) -> Average:
@@ -71,5 +75,38 @@ def next_average(
         tangent=PerName(
             (name, jax.tree.map(mean_tangent, old, tangent[name].params))
             for name, old in average.tangent.items()
+        ),
+    )
+
+
+def kept_average(
+    average: Average, evaluated: Evaluated, params: Tree, inner_state: Tree, tangent: PerName
+) -> Average:
+    """The average that the inner optimizer keeps itself, and its tangents: a function of (w, s).
+
+    Args:
+      average: the one before, whose form it has.
+      evaluated: the function of inner state and parameters, which returns it.
+      params: w_{t+1}.
+      inner_state: s_{t+1}.
+      tangent: Z_{t+1}.
+    """
+
+    def differentiable(moving: Tangent) -> Tree:
+        state = _trees.with_floats(inner_state, moving.inner_state)
+        found = evaluated(state, _trees.with_floats(params, moving.params))
+        return _trees.cast_like(_trees.restricted(found, average.params), average.params)
+
+    like = next(iter(tangent.values()))
+    moving = _trees.restricted(Tangent(params, inner_state), like)
+    along = {
+        name: jax.jvp(differentiable, (moving,), (_trees.cast_like(z, moving),))[1]
+        for name, z in tangent.items()
+    }
+    return Average(
+        step_count=optax.safe_increment(average.step_count),
+        params=differentiable(moving),
+        tangent=PerName(
+            (name, _trees.cast_like(along[name], z)) for name, z in average.tangent.items()
         ),
     )

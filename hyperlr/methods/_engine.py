@@ -17,7 +17,7 @@ from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
 from hyperlr._state import Bound, OnlineState, PerName, Settings, Tangent, is_due
 from hyperlr._trees import Tree
-from hyperlr.methods._average import first_average
+from hyperlr.methods._average import Evaluated, first_average
 from hyperlr.methods._rates import rates_of
 from hyperlr.methods._recursion import Method, begin, full_step, hidden, plain_step
 
@@ -44,7 +44,7 @@ def online(
     discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None = None,
     hyper_optimizer: optax.GradientTransformation,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    average: float | jax.Array | None = None,
+    average: float | jax.Array | Evaluated | None = None,
     every: int = 1,
     hvp: str = "forward_over_reverse",
     loss_hyperparams: Collection[str] = (),
@@ -90,7 +90,9 @@ def online(
             Δη_t    = ⟨Z̄_t, ∇E(w̄_t)⟩
 
         ``val_grad`` is then the gradient at w̄, which :func:`hyperlr.value_and_grad` sees to. One
-        copy of the parameters and of each tangent more.
+        copy of the parameters and of each tangent more. For an optimizer that keeps an average
+        itself, a function of its state and the parameters that returns it, such as
+        ``optax.contrib.schedule_free_eval_params``: then that is w̄, and Z̄ its derivative.
       every: k ≥ 1; Z and η move at every k-th step, and plain inner steps lie between.
       loss_hyperparams: the names in ``hyperparams`` that are the loss's and not ``inner``'s: label
         smoothing, the weight of a penalty. ``value_fn(params, loss_hyperparams)`` then takes the
@@ -229,7 +231,7 @@ def _checked(
     discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None,
     hyper_optimizer: optax.GradientTransformation,
     bounds: Mapping[str, tuple[float, float]] | None,
-    average: float | jax.Array | None,
+    average: float | jax.Array | Evaluated | None,
     every: int,
     hvp: str,
     loss_hyperparams: Collection[str],
@@ -259,7 +261,7 @@ def _checked(
     _checks.check_inner(inner, inner_names)
     if discount is not None and not callable(discount):
         _checks.check_float_scalar("discount", discount, 0.0, 1.0)
-    if average is not None:
+    if average is not None and not callable(average):
         _checks.check_float_scalar("average", average, lower=0.0)
     if max_tangent is not None:
         _checks.check_float_scalar("max_tangent", max_tangent, lower=0.0)

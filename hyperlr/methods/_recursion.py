@@ -18,7 +18,7 @@ from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
 from hyperlr._state import Average, Bound, OnlineState, PerName, Settings, Tangent
 from hyperlr._trees import Tree
-from hyperlr.methods._average import next_average
+from hyperlr.methods._average import Evaluated, kept_average, next_average
 from hyperlr.methods._discount import adapted_discount
 from hyperlr.methods._scheduled import schedule_weight
 from hyperlr.search import first_rate
@@ -35,7 +35,7 @@ class Method(NamedTuple):
     discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None
     rule: optax.GradientTransformation
     bounds: Mapping[str, tuple[float, float]]
-    average: float | jax.Array | None
+    average: float | jax.Array | Evaluated | None
     relative: bool
     max_tangent: float | jax.Array | None
     tangent_dtype: Any
@@ -96,7 +96,7 @@ def plain_step(
     updates, inner_state = step(_of_inner(method, state.hyperparams), inputs)
     return updates, state._replace(
         step_count=optax.safe_increment(state.step_count),
-        average=_next_average(method, state, inputs.params, updates, state.tangent),
+        average=_next_average(method, state, inputs.params, updates, inner_state, state.tangent),
         inner_state=inner_state,
     )
 
@@ -170,7 +170,9 @@ def full_step(
         num_restarts=state.num_restarts + jnp.where(is_sound, 0, 1).astype(jnp.int32),
         tangent=tangent,
         direct=PerName((name, direct[name].params) for name in state.direct),
-        average=_next_average(method, state, inputs.params, updates, tangent, is_sound),
+        average=_next_average(
+            method, state, inputs.params, updates, inner_state, tangent, is_sound
+        ),
         bound=bound,
         inner_state=inner_state,
         hyper_state=hyper_state,
@@ -403,10 +405,13 @@ def _next_average(
     state: OnlineState,
     params: Tree,
     updates: Tree,
+    inner_state: Tree,
     tangent: PerName,
     keeps: jax.Array | bool = True,
 ) -> Average | None:
     if state.average is None or method.average is None:
         return None
     moved = optax.apply_updates(params, updates)
+    if callable(method.average):
+        return kept_average(state.average, method.average, moved, inner_state, tangent)
     return next_average(state.average, method.average, moved, tangent, keeps)

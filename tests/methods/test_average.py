@@ -32,17 +32,14 @@ def trained(factory, rate, batches):
     return jax.lax.scan(step, carry, batches)[0][2]
 
 
-@pytest.mark.parametrize("inner", INNER)
-def test_hypergradients_at_the_average_are_central_differences(inner):
-    factory = INNER[inner]
-    batches = mlp_batches(jax.random.key(1), STEPS)
-    val_batch = jax.tree.map(lambda x: x[0], mlp_batches(jax.random.key(2), 1))
+def last_hypergradient(factory, average, batches, val_batch):
+    """Δη after these batches, and the state and the parameters that it was taken at."""
     tx = hyperlr.online(
         factory,
         {"learning_rate": RATE},
         discount=1.0,
         hyper_optimizer=hyperlr.adaptive_sgd(0.0),
-        average=POWER,
+        average=average,
     )
     params = mlp_params(jax.random.key(0))
 
@@ -57,16 +54,74 @@ def test_hypergradients_at_the_average_are_central_differences(inner):
     # The last step only looks at what the ones before it made.
     more = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), batches)
     (_, _), record = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), more))()
-    found = record["hypergradient"][-1]
+    before = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[0])()
+    return record["hypergradient"][-1], before
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_hypergradients_at_the_average_are_central_differences(inner):
+    factory = INNER[inner]
+    batches = mlp_batches(jax.random.key(1), STEPS)
+    val_batch = jax.tree.map(lambda x: x[0], mlp_batches(jax.random.key(2), 1))
+    found, before = last_hypergradient(factory, POWER, batches, val_batch)
 
     final = jax.jit(lambda rate: mlp_loss(trained(factory, rate, batches), val_batch))
     h = 1e-6
     expected = (final(RATE + h) - final(RATE - h)) / (2 * h)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    before = jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[0])()
     chex.assert_trees_all_close(
         hyperlr.eval_params(before[1], before[0]), trained(factory, RATE, batches), rtol=1e-9
     )
+
+
+def with_ema(learning_rate):
+    """SGD that keeps an exponential moving average of the parameters in its own state."""
+
+    def init(params):
+        return optax.sgd(learning_rate, momentum=0.9).init(params), params
+
+    def update(grads, state, params):
+        updates, sgd_state = optax.sgd(learning_rate, momentum=0.9).update(grads, state[0], params)
+        moved = optax.apply_updates(params, updates)
+        return updates, (sgd_state, optax.incremental_update(moved, state[1], 0.2))
+
+    return optax.GradientTransformation(init, update)
+
+
+def schedule_free(learning_rate):
+    adam = hyperlr.optimizers.adam(learning_rate, b1=0.0)
+    return optax.contrib.schedule_free(adam, learning_rate, b1=0.9)
+
+
+KEPT = {
+    "ema": (with_ema, lambda state, params: state[1]),
+    "schedule-free": (schedule_free, optax.contrib.schedule_free_eval_params),
+}
+
+
+@pytest.mark.parametrize("inner", KEPT)
+def test_an_average_that_the_inner_optimizer_keeps_serves_as_well(inner):
+    factory, evaluated = KEPT[inner]
+    batches = mlp_batches(jax.random.key(1), STEPS)
+    val_batch = jax.tree.map(lambda x: x[0], mlp_batches(jax.random.key(2), 1))
+    found, (params, state) = last_hypergradient(factory, evaluated, batches, val_batch)
+
+    def trained(rate):
+        tx, params = factory(rate), mlp_params(jax.random.key(0))
+
+        def step(carry, batch):
+            params, state = carry
+            updates, state = tx.update(jax.grad(mlp_loss)(params, batch), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), batches)
+        return evaluated(state, params)
+
+    final = jax.jit(lambda rate: mlp_loss(trained(rate), val_batch))
+    h = 1e-6
+    expected = (final(RATE + h) - final(RATE - h)) / (2 * h)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    chex.assert_trees_all_close(hyperlr.eval_params(state, params), trained(RATE), rtol=1e-9)
 
 
 def test_the_average_is_found_in_any_wrapper_and_kept_in_float32():
