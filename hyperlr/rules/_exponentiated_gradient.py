@@ -41,7 +41,8 @@ def exponentiated_gradient(
         c + min(push · x, 1)  where c ≤ 0,    shrink · c + min(push · x, 1)  where c > 0
 
     Args:
-      hyper_learning_rate: γ ≥ 0, dimensionless; 0.2 is a good first choice.
+      hyper_learning_rate: γ ≥ 0, dimensionless; 0.2 is a good first choice. It is kept in the
+        state; for one that changes, chain ``optax.scale_by_schedule`` behind this rule.
       shrink: weight ≥ 0 of a cosine that makes η smaller; default 1.
       push: weight ≥ 0 of the excess, which says that η is too large for any tangent to tell;
         default 0.

@@ -12,6 +12,8 @@ from hyperlr.experiments.comparison.training import Runs, train
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Work, no_data
 
+# What it takes to compile a run, in gradients of the digits' MLP.
+_COMPILING = 12_000
 _QUICK = ("auto", "adam", "constant_tuned", "cosine_tuned", "prodigy", "schedule_free_adamw")
 
 
@@ -57,7 +59,7 @@ def parts(settings: Settings, data: None) -> Iterator[Part]:
         yield Part(
             name,
             f"{task}: {entrant.label}",
-            entrant.cost * num_steps * num_runs,
+            TASKS[task].gradient_cost * entrant.cost * num_steps * num_runs + _COMPILING,
             {"num_seeds": settings.num_seeds, "num_steps": num_steps},
             functools.partial(_compute, task, method, inner, num_steps, settings.num_seeds),
         )
@@ -85,6 +87,13 @@ def _compute(
     return train(task, method, inner, num_steps, num_seeds, work.advance)
 
 
+def seconds_per_gradient(settings: Settings, data: None) -> float:
+    """Times a gradient of the digits' MLP on this machine."""
+    num_steps = 200
+    runs = train("digits", "adam", "adam", num_steps, 1, lambda share: None)
+    return float(runs.run_seconds[0, 0]) / num_steps
+
+
 def outcomes(results: Results) -> Outcomes:
     """Puts together what came of the parts."""
     settings: Any = results.settings
@@ -105,4 +114,5 @@ EXPERIMENT = Experiment(
     summarize=lambda results: summary.summarize(outcomes(results)),
     figures=lambda results: figures.figures(outcomes(results)),
     table=summary.table,
+    unit_seconds=seconds_per_gradient,
 )

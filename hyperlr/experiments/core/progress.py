@@ -82,10 +82,10 @@ def clock(seconds: float) -> str:
 def in_words(seconds: float) -> str:
     """Returns a duration as `3 h 20 min`, `12 min` or `40 s`.
 
-    >>> in_words(12_000), in_words(100), in_words(3)
-    ('3 h 20 min', '2 min', '3 s')
+    >>> in_words(12_000), in_words(100), in_words(3), in_words(0.2)
+    ('3 h 20 min', '2 min', '3 s', '1 s')
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

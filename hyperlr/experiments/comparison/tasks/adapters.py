@@ -103,6 +103,7 @@ ADAPTERS = Task(
     score=score,
     num_steps=500,
     batch_size=100,
+    gradient_cost=1.5,
     rates=grids(3e-3, 1e-2, 1e-1),
     sample=sample_rows,
 )

@@ -46,6 +46,7 @@ AUTOENCODER = Task(
     score=score,
     num_steps=500,
     batch_size=100,
+    gradient_cost=3.0,
     rates=grids(3e-3, 3e-3, 1e-2),
     sample=sample_rows,
 )

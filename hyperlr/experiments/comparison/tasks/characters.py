@@ -126,6 +126,7 @@ CHARACTERS = Task(
     score=score,
     num_steps=600,
     batch_size=32,
+    gradient_cost=19.0,
     rates=grids(3e-3, 1e-1, 1.0),
     sample=sample,
 )

@@ -79,6 +79,7 @@ DIGITS_CNN = Task(
     score=score,
     num_steps=500,
     batch_size=100,
+    gradient_cost=5.0,
     rates=grids(3e-3, 3e-2, 3e-1),
     sample=sample_rows,
 )

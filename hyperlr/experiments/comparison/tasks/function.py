@@ -64,6 +64,7 @@ FUNCTION = Task(
     score=score,
     num_steps=600,
     batch_size=100,
+    gradient_cost=0.1,
     rates=grids(3e-2, 3e-2, 1e-1),
     sample=sample_rows,
 )

@@ -58,6 +58,7 @@ TABLE = Task(
     score=score,
     num_steps=500,
     batch_size=32,
+    gradient_cost=0.1,
     rates=grids(3e-3, 1e-2, 3e-2),
     sample=sample_rows,
 )

@@ -50,6 +50,8 @@ class Task(NamedTuple):
     """Training steps of a run."""
     batch_size: int
     """Examples in a minibatch."""
+    gradient_cost: float
+    """What a gradient takes, in gradients of the digits' MLP, about: to tell how long runs take."""
     rates: Mapping[str, tuple[float, ...]]
     """Five learning rates a factor of about 3 apart, for each of `INNER_OPTIMIZERS`."""
     sample: Callable[[jax.Array, Any, int], Any]

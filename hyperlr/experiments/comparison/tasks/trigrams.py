@@ -92,6 +92,7 @@ TRIGRAMS = Task(
     score=score,
     num_steps=500,
     batch_size=100,
+    gradient_cost=0.7,
     rates=grids(3e-2, 3.0, 30.0),
     sample=sample_rows,
 )
