@@ -84,7 +84,7 @@ def auto(
         inner,
         {"learning_rate": given},
         discount=_horizon_of_a_tenth,
-        hyper_optimizer=optax.chain(rule, optax.scale_by_schedule(_calmer)),
+        hyper_optimizer=optax.chain(rule, optax.scale_by_schedule(_settled)),
         average=average,
         relative=True,
         max_tangent=1.0,
@@ -98,7 +98,7 @@ def _horizon_of_a_tenth(step_count: jax.Array) -> jax.Array:
     return 1.0 - _inverse_horizon(step_count)
 
 
-def _calmer(step_count: jax.Array) -> jax.Array:
+def _settled(step_count: jax.Array) -> jax.Array:
     return jnp.minimum(1.0, 10.0 * _inverse_horizon(step_count))
 
 
