@@ -295,8 +295,8 @@ plt.show()
 #   single run. It cannot see the end coming, so it does not fall there: that only LRS-OPT knows.
 # * `auto` is given nothing, and ends where the best of five constants does. It took one run of four
 #   gradients a step (of two, with `share=0.25`), and no validation digits.
-# * Between a bad schedule and a good one lie ten points of accuracy; among good ones, whether tuned,
-#   learned or searched, hardly more than a thousand test digits can tell apart.
+# * Between a bad schedule and a good one lie ten points of accuracy; among good ones, whether
+#   tuned, learned or searched, hardly more than a thousand test digits can tell apart.
 #
 # A schedule found once is a plain `optax.Schedule` from then on, of any length:
 

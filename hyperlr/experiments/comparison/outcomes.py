@@ -61,3 +61,22 @@ class Outcomes(NamedTuple):
             ties = (means[None, :] == means[:, None]).sum(axis=1)
             ranks.append(1 + ahead + (ties - 1) / 2)
         return np.array(ranks)
+
+    def times(self, inner: str) -> np.ndarray:
+        """What a step takes in time, in steps of the plain optimizer; the median over the tasks.
+
+        [methods]; NaN where the tuned constants, which are the plain optimizer, take no part.
+        """
+
+        def seconds(task: str, method: str) -> float:
+            runs = self.runs[inner, task, method, "steps"]
+            return float(np.median(runs.run_seconds) / runs.steps[-1])
+
+        methods, plain = self.methods(inner), "constant_tuned"
+        if plain not in methods:
+            return np.full(len(methods), np.nan)
+        ratios = [
+            [seconds(task, method) / seconds(task, plain) for method in methods]
+            for task in self.settings.tasks
+        ]
+        return np.median(ratios, axis=0)

@@ -44,8 +44,13 @@ def summarize(outcomes: Outcomes) -> Summary:
         }
         for inner in settings.inner
     }
+    times = {
+        inner: dict(zip(outcomes.methods(inner), outcomes.times(inner), strict=True))
+        for inner in settings.inner
+    }
     labels = {task: TASKS[task].score_name for task in settings.tasks}
-    return Summary(methods, {"schedules": schedules}, {"mean_rank": ranks, "scores": labels})
+    config = {"mean_rank": ranks, "time": times, "scores": labels}
+    return Summary(methods, {"schedules": schedules}, config)
 
 
 def table(summary: Summary) -> list[Table]:
@@ -56,7 +61,7 @@ def table(summary: Summary) -> list[Table]:
         for budget, in_words in BUDGETS.items():
             of_budget = tables.new(
                 f"Test score, {INNER[inner][0]}, {in_words}, {tables.seeds(config['num_seeds'])}",
-                ("", "given", "rank", *config["tasks"]),
+                ("", "given", "time", "rank", *config["tasks"]),
             )
             ranks = config["mean_rank"][inner][budget]
             for method in sorted(ranks, key=ranks.get):
@@ -65,10 +70,18 @@ def table(summary: Summary) -> list[Table]:
                     for task in config["tasks"]
                 ]
                 entrant = ENTRANTS[method]
-                of_budget.add_row(entrant.label, entrant.given, f"{ranks[method]:.1f}", *cells)
+                time = config["time"][inner][method]
+                of_budget.add_row(
+                    entrant.label,
+                    entrant.given,
+                    "" if time is None or np.isnan(time) else f"{time:.1f}",
+                    f"{ranks[method]:.1f}",
+                    *cells,
+                )
             of_budget.caption = (
                 "Higher is better; ± is the standard deviation over seeds. A grid costs five runs, "
-                "of which validation data chose one."
+                "of which validation data chose one. Time is that of a step, in plain steps: the "
+                "median over the tasks."
             )
             made.append(of_budget)
     return made

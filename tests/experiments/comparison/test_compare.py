@@ -63,6 +63,16 @@ def test_ranks_share_ties_and_put_what_diverged_last():
     np.testing.assert_array_equal(found.ranks("adam", "steps"), [[2.5, 2.5, 1.0, 4.0]])
 
 
+def test_time_is_that_of_a_step_beside_the_plain_one():
+    """However many steps there were; one run that was disturbed does not tell."""
+    plain = runs([[1.0] * 2] * 3, [[1.0] * 2] * 3)  # 1 s for NUM_POINTS − 1 steps
+    slow = plain._replace(
+        steps=2 * plain.steps, run_seconds=np.array([[5.0, 5.0], [5.0, 90.0], [5.0, 5.0]])
+    )
+    np.testing.assert_allclose(outcomes(auto=slow, constant_tuned=plain).times("adam"), [2.5, 1.0])
+    assert np.isnan(outcomes(auto=slow).times("adam")).all()
+
+
 def test_equal_gradients_are_two_for_each_step():
     counts = {name: num_steps_of(ENTRANTS[name], "gradients", 600) for name in ENTRANTS}
     assert (counts["auto"], counts["auto_full"], counts["auto_eighth"]) == (600, 300, 800)
