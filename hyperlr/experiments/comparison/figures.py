@@ -10,6 +10,7 @@ from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
 
 _DASHED = ("adam_cosine", "cosine_tuned", "prodigy_cosine", "mechanize")
+_DOTTED = ("prodigy", "dadapt_adamw", "dowg", "cocob", "momo_adam", "schedule_free_adamw")
 
 
 def figures(outcomes: Outcomes) -> list[Shown]:
@@ -38,7 +39,7 @@ def figures(outcomes: Outcomes) -> list[Shown]:
                     (
                         f"Left: {TASKS[task].score_name} on test data against the gradients spent, "
                         "the mean over the seeds, of runs that spend equally many; methods that "
-                        "must know their end are dashed. Of a grid, the runs that validation chose "
+                        "must know their end are dashed, optimizers without a rate dotted. Of a grid, the runs that validation chose "
                         "are shown, and its other four are not counted. Right: the learning rates "
                         "of those that have one.",
                     ),
@@ -75,7 +76,7 @@ def of_task(outcomes: Outcomes, inner: str, task: str) -> Figure:
     for method in outcomes.methods(inner):
         entrant = ENTRANTS[method]
         runs = outcomes.chosen(inner, task, method, "gradients")
-        line = "--" if method in _DASHED else "-"
+        line = "--" if method in _DASHED else ":" if method in _DOTTED else "-"
         options = {"color": entrant.color, "ls": line, "label": entrant.label}
         mean = runs.test_score.mean(axis=0)
         scores.plot(entrant.cost * runs.steps, mean, **options)
