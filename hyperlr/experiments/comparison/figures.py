@@ -39,9 +39,9 @@ def figures(outcomes: Outcomes) -> list[Shown]:
                     (
                         f"Left: {TASKS[task].score_name} on test data against the gradients spent, "
                         "the mean over the seeds, of runs that spend equally many; methods that "
-                        "must know their end are dashed, optimizers without a rate dotted. Of a grid, the runs that validation chose "
-                        "are shown, and its other four are not counted. Right: the learning rates "
-                        "of those that have one.",
+                        "must know their end are dashed, optimizers without a rate dotted. Of a "
+                        "grid, the runs that validation chose are shown, and its other four are "
+                        "not counted. Right: the learning rates of those that have one.",
                     ),
                 )
             )
