@@ -37,10 +37,9 @@ def _losses_and_rates(out, name):
 
 
 def _readme(out, namespace):
-    losses, rates = _losses_and_rates(out, r"step \d+: ")
-    assert len(set(rates)) == len(rates) == 4
-    assert losses[-1] < 0.6 * losses[0]
-    assert losses[-1] < 0.05  # of 0.5 at the start, and 0.01 of noise
+    auto, adam, best = (float(x) for x in re.findall(r"test loss ([\d.]+)", out))
+    assert 0.01 < best <= auto < 0.05  # of 0.5 at the start, and 0.01 of noise
+    assert auto < 0.6 * adam
 
 
 def _start(out, namespace):
@@ -55,8 +54,10 @@ def _flax(out, namespace):
         assert losses[-1] < 0.6 * losses[0]
     [mean] = map(float, re.findall(r"the mean alone: ([\d.]+)", out))
     on_new_data = [float(x) for x in re.findall(r"on new data: ([\d.]+)", out)]
-    assert len(on_new_data) == 2
+    assert len(on_new_data) == 3
     assert max(on_new_data) < 0.55 * mean
+    [auto, adam] = map(float, re.findall(r"(?:auto, on new data|adam\(1e-3\)): ([\d.]+)", out))
+    assert auto < adam
     assert namespace["found"].value < 0.8 * namespace["found"].values[0]
 
 
