@@ -13,7 +13,7 @@ from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Work, no_data
 
 # What it takes to compile a run, in gradients of the digits' MLP.
-_COMPILING = 12_000
+_COMPILING = 4_000
 _QUICK = ("auto", "adam", "constant_tuned", "cosine_tuned", "prodigy", "schedule_free_adamw")
 
 
