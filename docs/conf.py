@@ -1,18 +1,19 @@
 """Configuration of the site: ``sphinx-build -W -n docs site``, as ``.ci/docs`` calls it."""
 
+import importlib
 import os
 import pathlib
 import shutil
 import sys
+
+import hyperlr
 
 DOCS = pathlib.Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT / "scripts" / "docs"))
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import pages  # noqa: E402
-
-import hyperlr  # noqa: E402
+pages = importlib.import_module("pages")  # from the folder of scripts
 
 project = "hyperlr"
 author = "the hyperlr authors"

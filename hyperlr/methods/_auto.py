@@ -11,7 +11,7 @@ from hyperlr.methods._engine import online
 from hyperlr.methods._guard import guard
 from hyperlr.rules import exponentiated_gradient
 
-# Chosen on four of the tasks of `hyperlr compare`, see the page of the docs on it.
+# How they were chosen is in docs/comparison.md.
 _SHRINK, _PUSH, _CUT = 0.5, 0.5, 0.3
 
 
@@ -46,8 +46,8 @@ def auto(
       inner: factory of the inner optimizer, called as ``inner(learning_rate=...)``, such as
         :func:`hyperlr.optimizers.adam` or a chain.
       learning_rate: η_0; ``None`` finds it by 41 forward passes inside the first update.
-      hyper_learning_rate: γ ≥ 0; 0.4 serves on all tasks tried, and between 0.3 and 0.5 little
-        changes.
+      hyper_learning_rate: γ ≥ 0; with Adam little changes between 0.3 and 0.5. With SGD and
+        momentum a smaller one overshoots less.
       average: p ≥ 0 of the average; between 3 and 8 little changes.
       **options: ``bounds``, ``every``, ``hvp`` and so on, for :func:`hyperlr.online`.
 

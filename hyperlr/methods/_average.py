@@ -99,14 +99,14 @@ def kept_average(
 
     like = next(iter(tangent.values()))
     moving = _trees.restricted(Tangent(params, inner_state), like)
-    along = {
-        name: jax.jvp(differentiable, (moving,), (_trees.cast_like(z, moving),))[1]
+    found = {
+        name: jax.jvp(differentiable, (moving,), (_trees.cast_like(z, moving),))
         for name, z in tangent.items()
     }
     return Average(
         step_count=optax.safe_increment(average.step_count),
-        params=differentiable(moving),
+        params=next(iter(found.values()))[0],
         tangent=PerName(
-            (name, _trees.cast_like(along[name], z)) for name, z in average.tangent.items()
+            (name, _trees.cast_like(found[name][1], z)) for name, z in average.tangent.items()
         ),
     )

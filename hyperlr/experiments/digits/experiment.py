@@ -55,13 +55,14 @@ _NAMES = (
     "constant", "constant_tuned", "cosine_tuned", "adam", "hd", "rtho", "marthe_fixed",
     "marthe_mu", "marthe", "marthe_scale_free", "auto",
 )  # fmt: skip
+# From a schedule that is good already, few iterations do.
+_QUICK_LRS = lrs_opt.Settings(
+    num_seeds=1, start="marthe_scale_free", num_iterations=8, distance=1.25, evaluate_every=2
+)
 _QUICK = Settings(
     num_seeds=1,
     numbers={name: METHODS[name].coarse_grid or (0.0,) for name in _NAMES},
-    # From a schedule that is good already, few iterations do.
-    lrs=lrs_opt.Settings(
-        num_seeds=1, start="marthe_scale_free", num_iterations=8, distance=1.25, evaluate_every=2
-    ),
+    lrs=_QUICK_LRS,
     neighbours=1,
 )
 PRESETS = {
@@ -70,7 +71,7 @@ PRESETS = {
         batch_size=20,
         hidden_widths=(16,),
         search_steps=8,
-        lrs=_QUICK.lrs._replace(num_iterations=2),  # type: ignore[union-attr]
+        lrs=_QUICK_LRS._replace(num_iterations=2),
     ),
     "quick": _QUICK,
     "paper": Settings(

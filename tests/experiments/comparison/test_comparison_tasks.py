@@ -7,7 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from hyperlr.experiments.comparison.tasks import TASKS, adapters, characters, source_text, trigrams
+from hyperlr.experiments.comparison.tasks import (
+    TASKS,
+    adapters,
+    characters,
+    digits_cnn,
+    source_text,
+    trigrams,
+)
 from hyperlr.experiments.comparison.tasks.task import INNER_OPTIMIZERS, split_rows
 from hyperlr.experiments.core.errors import InputError
 
@@ -181,3 +188,13 @@ def test_the_transformer_does_not_look_ahead():
 def test_a_module_without_source_is_a_clear_error():
     with pytest.raises(InputError, match="no source of its module sys"):
         source_text.read_module("sys")
+
+
+@pytest.mark.parametrize("window", [3, 4, 5])
+def test_the_convolution_of_the_digits_cnn_is_jaxs_own(window):
+    x = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
+    weight = jax.random.normal(jax.random.key(1), (window, window, 3, 4))
+    expected = jax.lax.conv_general_dilated(
+        x, weight, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(digits_cnn._convolve(x, weight), expected, rtol=1e-4, atol=1e-4)
