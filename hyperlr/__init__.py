@@ -2,6 +2,7 @@
 
 from hyperlr import curvature, offline, optimizers, schedules
 from hyperlr.methods import (
+    Bursts,
     GuardState,
     OnlineState,
     alignment,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveSgdState",
+    "Bursts",
     "ExponentiatedGradientState",
     "FoundStepSize",
     "GuardState",

@@ -50,12 +50,12 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name} must lie in (0, 1], got {value}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a Python integer of at least 1."""
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises unless ``value`` is a Python integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a Python integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_transformation(name: str, value: Any) -> None:

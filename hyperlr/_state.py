@@ -1,7 +1,7 @@
 """What an online method remembers from step to step, and how to find it in any wrapper."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +53,8 @@ class Settings:
     It is part of the structure of the state and has no leaves.
 
     Attributes:
-      every: the tangent and the hyperparameters move at every so many steps.
+      every: the tangent and the hyperparameters move at every so many steps, or at those for which
+        it returns true.
       hvp: how products with the Hessian are computed.
       loss_hyperparams: names of the hyperparameters that are the loss's.
       needs_product: whether the method uses products with the Hessian at all.
@@ -61,7 +62,7 @@ class Settings:
       rates: names of the hyperparameters that the update is proportional to.
     """
 
-    every: int = 1
+    every: int | Callable[[jax.Array], jax.Array] = 1
     hvp: str = "forward_over_reverse"
     loss_hyperparams: tuple[str, ...] = ()
     needs_product: bool = True
@@ -167,4 +168,6 @@ def online_states(opt_state: optax.OptState) -> list[OnlineState]:
 def is_due(state: OnlineState) -> jax.Array | bool:
     """Whether the next update moves the tangent, and so needs its derivatives."""
     every = state.settings.every
+    if callable(every):
+        return (state.step_count == 0) | every(state.step_count)
     return True if every == 1 else state.step_count % every == 0

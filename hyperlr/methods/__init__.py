@@ -4,6 +4,7 @@ from hyperlr._linearize import eval_params, linearize_grad, value_and_grad
 from hyperlr._state import OnlineState
 from hyperlr.methods._alignment import alignment
 from hyperlr.methods._auto import auto
+from hyperlr.methods._bursts import Bursts
 from hyperlr.methods._engine import online
 from hyperlr.methods._guard import GuardState, guard
 from hyperlr.methods._hd import hd
@@ -14,6 +15,7 @@ from hyperlr.methods._rtho import rtho
 from hyperlr.methods._scheduled import scheduled
 
 __all__ = [
+    "Bursts",
     "GuardState",
     "OnlineState",
     "alignment",

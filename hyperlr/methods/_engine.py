@@ -3,35 +3,23 @@
 HD, RTHO and MARTHE differ in the discount μ alone: 0, 1, and adapted.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _derivatives, _inner_step, _trees
-from hyperlr._inner_step import Hyperparams, Inputs
+from hyperlr import _checks, _inner_step, _trees
+from hyperlr._inner_step import Inputs
 from hyperlr._linearize import Products
-from hyperlr._state import Bound, OnlineState, PerName, Settings, Tangent, is_due
+from hyperlr._state import OnlineState, is_due
 from hyperlr._trees import Tree
-from hyperlr.methods._average import Evaluated, first_average
-from hyperlr.methods._rates import rates_of
-from hyperlr.methods._recursion import Method, begin, full_step, hidden, plain_step
-
-# Keys of hyperlr.metrics, which would hide a hyperparameter of the same name.
-_RESERVED = (
-    "discount",
-    "horizon",
-    "hyper_learning_rate",
-    "hypergradient",
-    "num_explosions",
-    "num_restarts",
-    "num_rollbacks",
-)
-
+from hyperlr.methods._average import Evaluated
+from hyperlr.methods._beginning import begin, init
+from hyperlr.methods._given import derivatives_of_step, objective_grad
+from hyperlr.methods._method import checked
+from hyperlr.methods._recursion import full_step, plain_step
 
 # Extra arguments that an inner optimizer may use, and that have tangents.
 _DIFFERENTIABLE = ("value", "grad")
@@ -45,7 +33,7 @@ def online(
     hyper_optimizer: optax.GradientTransformation,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     average: float | jax.Array | Evaluated | None = None,
-    every: int = 1,
+    every: int | Callable[[jax.Array], jax.Array] = 1,
     hvp: str = "forward_over_reverse",
     loss_hyperparams: Collection[str] = (),
     relative: bool = False,
@@ -93,7 +81,9 @@ def online(
         copy of the parameters and of each tangent more. For an optimizer that keeps an average
         itself, a function of its state and the parameters that returns it, such as
         ``optax.contrib.schedule_free_eval_params``: then that is w̄, and Z̄ its derivative.
-      every: k ≥ 1; Z and η move at every k-th step, and plain inner steps lie between.
+      every: k ≥ 1; Z and η move at every k-th step, and plain inner steps lie between. Or a
+        function of the step count (int32 scalar) that returns whether they move at that step, such
+        as :class:`hyperlr.Bursts`; at the first one they always do.
       loss_hyperparams: the names in ``hyperparams`` that are the loss's and not ``inner``'s: label
         smoothing, the weight of a penalty. ``value_fn(params, loss_hyperparams)`` then takes the
         dict of them, and ``grads`` must be the gradients at their current values, which
@@ -154,7 +144,7 @@ def online(
       Algorithm", 2020, Algorithm 1, Eq. 9-11 and Appendix B; Polyak and Juditsky, 1992, for the
       average; Pearlmutter, 1994, for the product.
     """
-    method = _checked(
+    method = checked(
         inner,
         hyperparams,
         discount,
@@ -171,7 +161,7 @@ def online(
     )
 
     def init_fn(params: optax.Params) -> OnlineState:
-        return _init(method, hyperparams, params)
+        return init(method, hyperparams, params)
 
     def update_fn(
         updates: optax.Updates,
@@ -206,8 +196,8 @@ def online(
         step = functools.partial(_inner_step.inner_step, method.inner, extra_args)
 
         def full() -> tuple[Tree, OnlineState]:
-            products = _products(state, hessian_product, value_fn, loss, params, of_loss)
-            objective = grads if val_grad is None else _objective(val_grad, params)
+            products = derivatives_of_step(state, hessian_product, value_fn, loss, params, of_loss)
+            objective = grads if val_grad is None else objective_grad(val_grad, params)
             begun = begin(method, step, state, inputs, loss)
             return full_step(method, step, begun, inputs, products, objective)
 
@@ -223,202 +213,3 @@ def online(
 
 def _with_second(function: Callable[..., Any], second: Any, first: Any) -> Any:
     return function(first, second)
-
-
-def _checked(
-    inner: Callable[..., optax.GradientTransformation],
-    hyperparams: Mapping[str, float | jax.Array],
-    discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None,
-    hyper_optimizer: optax.GradientTransformation,
-    bounds: Mapping[str, tuple[float, float]] | None,
-    average: float | jax.Array | Evaluated | None,
-    every: int,
-    hvp: str,
-    loss_hyperparams: Collection[str],
-    relative: bool,
-    max_tangent: float | jax.Array | None,
-    finds_first_rate: bool,
-    tangent_dtype: Any,
-) -> Method:
-    """The arguments of :func:`online`, or an error that says what to pass instead."""
-    if not isinstance(hyperparams, Mapping) or not hyperparams:
-        raise TypeError(
-            'hyperparams must be a dict with at least one entry, such as {"learning_rate": 0.01}, '
-            f"got {hyperparams!r}"
-        )
-    for name in hyperparams:
-        if name in _RESERVED:
-            raise ValueError(
-                f"hyperparams has {name!r}, which is the name of one of hyperlr.metrics: call it "
-                f"otherwise, with inner=lambda {name}_of_inner: ..."
-            )
-    limits = {name: (0.0, float("inf")) for name in hyperparams} | dict(bounds or {})
-    _checks.check_names("loss_hyperparams", loss_hyperparams, hyperparams)
-    _checks.check_bounds(limits, hyperparams)
-    for name, value in hyperparams.items():
-        _checks.check_float_scalar(name, value, *limits[name])
-    inner_names = tuple(name for name in hyperparams if name not in loss_hyperparams)
-    _checks.check_inner(inner, inner_names)
-    if discount is not None and not callable(discount):
-        _checks.check_float_scalar("discount", discount, 0.0, 1.0)
-    if average is not None and not callable(average):
-        _checks.check_float_scalar("average", average, lower=0.0)
-    if max_tangent is not None:
-        _checks.check_float_scalar("max_tangent", max_tangent, lower=0.0)
-    if finds_first_rate and "learning_rate" not in inner_names:
-        raise ValueError(
-            "finds_first_rate looks for learning_rate, which is not among the hyperparams of inner "
-            f"{sorted(inner_names)}: leave it out, or name the rate so"
-        )
-    _checks.check_count("every", every)
-    _checks.check_choice("hvp", hvp, _derivatives.HVP_MODES)
-    _checks.check_transformation("hyper_optimizer", hyper_optimizer)
-    if tangent_dtype is not None and not jnp.issubdtype(tangent_dtype, jnp.floating):
-        raise TypeError(f"tangent_dtype must be a floating-point dtype, got {tangent_dtype!r}")
-    forgets = discount is not None and not callable(discount) and _checks.is_zero(discount)
-    return Method(
-        inner=inner,
-        inner_names=inner_names,
-        discount=discount,
-        rule=hyper_optimizer,
-        bounds=limits,
-        average=average,
-        relative=relative,
-        max_tangent=max_tangent,
-        tangent_dtype=tangent_dtype,
-        settings=Settings(
-            every=every,
-            hvp=hvp,
-            loss_hyperparams=tuple(name for name in hyperparams if name in loss_hyperparams),
-            needs_product=not forgets,
-            finds_first_rate=finds_first_rate,
-        ),
-    )
-
-
-def _init(
-    method: Method, hyperparams: Mapping[str, float | jax.Array], params: Tree
-) -> OnlineState:
-    _checks.check_real(params)
-    dtype = _trees.accumulation_dtype(params)
-    wide = dtype if method.tangent_dtype is None else method.tangent_dtype
-    initial = {name: jnp.asarray(value, dtype) for name, value in hyperparams.items()}
-    of_inner = {name: initial[name] for name in method.inner_names}
-    inner_state = method.inner(**of_inner).init(params)
-    inner_state = _trees.cast_like(inner_state, inner_state)
-    moves, rates = _moves_and_rates(method, of_inner, params, inner_state)
-
-    def zeros() -> PerName:
-        return PerName((name, jnp.zeros((), dtype)) for name in hyperparams)
-
-    def tangents() -> PerName:
-        def zero(x: jax.Array) -> jax.Array:
-            return jnp.zeros_like(x, dtype=wide)
-
-        kept = moves if method.settings.needs_product else moves._replace(inner_state=None)
-        return PerName((name, jax.tree.map(zero, kept)) for name in hyperparams)
-
-    # Every leaf is its own buffer, so that the state can be donated.
-    tangent = tangents()
-    hyper_state = method.rule.init(initial)
-    return OnlineState(
-        settings=dataclasses.replace(method.settings, rates=rates),
-        awaits_rate=jnp.array(True) if method.settings.finds_first_rate else None,
-        step_count=jnp.zeros((), jnp.int32),
-        hyperparams=initial,
-        lower=PerName((name, jnp.asarray(method.bounds[name][0], dtype)) for name in hyperparams),
-        hypergradient=zeros(),
-        discount=zeros(),
-        horizon=zeros(),
-        num_restarts=jnp.zeros((), jnp.int32),
-        tangent=tangent,
-        direct=PerName((name, z.params) for name, z in tangents().items())
-        if method.discount is None
-        else PerName({}),
-        average=None if method.average is None else first_average(params, tangent),
-        bound=None if method.max_tangent is None else Bound(distance=zeros(), excess=zeros()),
-        inner_state=inner_state,
-        hyper_state=hidden(_trees.cast_like(hyper_state, hyper_state), initial),
-    )
-
-
-def _moves_and_rates(
-    method: Method, of_inner: Hyperparams, params: Tree, inner_state: Tree
-) -> tuple[Tangent, tuple[str, ...]]:
-    """What the hyperparameters can move of the parameters and the inner state; and the rates."""
-    floats = Tangent(_trees.floats_of(params), _trees.floats_of(inner_state))
-    if not jax.tree.leaves(floats.params):
-        return floats, ()
-    # What an inner optimizer may ask for; only shapes and dtypes of it are looked at.
-    value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
-    inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
-    given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
-    step = functools.partial(_inner_step.inner_step, method.inner, given)
-    through_grads = bool(method.settings.loss_hyperparams)
-    moves = _inner_step.movable(step, of_inner, inputs, through_grads)
-    return moves, rates_of(step, of_inner, inputs)
-
-
-def _products(
-    state: OnlineState,
-    given: list[Products] | None,
-    value_fn: Callable[..., jax.Array] | None,
-    loss: Callable[..., jax.Array] | None,
-    params: Tree,
-    of_loss: Hyperparams,
-) -> Products | None:
-    """The derivatives of the gradient that this step needs, from outside or from ``value_fn``."""
-    if not state.settings.needs_product and not of_loss:
-        return None
-    if given is not None:
-        return _matching(given, state, params)
-    value_fn, loss = _checks.required_value_fn(value_fn), _checks.required_value_fn(loss)
-    if _trees.is_masked_tree(params):
-        raise ValueError(
-            "value_fn takes the whole parameters, and a mask around the method (optax.masked, "
-            "optax.partition) shows it a part of them only: call update(grads, state, params, "
-            "**extra) with value, grads, extra = hyperlr.value_and_grad(loss_fn)(params, batch, "
-            "state=state)"
-        )
-    names = list(state.tangent) if state.settings.needs_product else []
-    _, _, along = _derivatives.derivatives(
-        _derivatives.gradient_of(loss, params),
-        params,
-        [state.tangent[name].params for name in names],
-        state.settings.hvp,
-    )
-    return Products(
-        of=jax.tree.structure(state.tangent),
-        hessian=PerName(zip(names, along, strict=True)),
-        mixed=_derivatives.mixed_derivatives(
-            value_fn, params, of_loss, state.settings.loss_hyperparams
-        )
-        if of_loss
-        else PerName({}),
-    )
-
-
-def _matching(given: list[Products], state: OnlineState, params: Tree) -> Products:
-    """Those of the products that belong to this state, as a wrapper shows the parameters."""
-    structure = jax.tree.structure(state.tangent)
-    found = given if len(given) == 1 else [p for p in given if p.of == structure]
-    if len(found) != 1:
-        raise ValueError(
-            f"hessian_product has {len(found)} entries for this state: pass what "
-            "hyperlr.value_and_grad or linearize_grad returned for the whole state, in which no "
-            "two methods may have the same parameters"
-        )
-    [products] = found
-
-    def shown(trees: PerName) -> PerName:
-        return PerName((name, _trees.fitted(tree, params)) for name, tree in trees.items())
-
-    return Products(products.of, shown(products.hessian), shown(products.mixed))
-
-
-def _objective(val_grad: Tree, params: Tree) -> Tree:
-    """∇E as a wrapper shows the parameters."""
-    val_grad = _trees.fitted(val_grad, params)
-    val_grad = _trees.without_float0(val_grad, params)
-    _checks.check_same_tree("val_grad", val_grad, "params", params)
-    return val_grad

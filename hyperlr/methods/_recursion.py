@@ -7,93 +7,28 @@ tangent starts anew from B.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _checks, _inner_step, _numbers, _trees
+from hyperlr import _inner_step, _numbers, _trees
 from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
-from hyperlr._state import Average, Bound, OnlineState, PerName, Settings, Tangent
+from hyperlr._state import Average, Bound, OnlineState, PerName, Tangent
 from hyperlr._trees import Tree
-from hyperlr.methods._average import Evaluated, kept_average, next_average
+from hyperlr.methods._average import kept_average, next_average
 from hyperlr.methods._discount import adapted_discount
+from hyperlr.methods._method import Method
 from hyperlr.methods._scheduled import schedule_weight
-from hyperlr.search import first_rate
-
-# With one gradient, so that a momentum is up to speed, and what curves has room to.
-_STEPS_OF_FIRST_RATE = 10
-
-
-class Method(NamedTuple):
-    """The arguments of :func:`hyperlr.online`, checked."""
-
-    inner: Callable[..., optax.GradientTransformation]
-    inner_names: tuple[str, ...]
-    discount: float | jax.Array | Callable[[jax.Array], jax.Array] | None
-    rule: optax.GradientTransformation
-    bounds: Mapping[str, tuple[float, float]]
-    average: float | jax.Array | Evaluated | None
-    relative: bool
-    max_tangent: float | jax.Array | None
-    tangent_dtype: Any
-    settings: Settings
-
-
-def begin(
-    method: Method,
-    step: _inner_step.Step,
-    state: OnlineState,
-    inputs: Inputs,
-    value_fn: Callable[[Tree], jax.Array] | None,
-) -> OnlineState:
-    """The state with a first learning rate, before the first step of a method that looks for one.
-
-    Until then ``learning_rate`` is a factor of what will be found: 1, or less after the guard cut
-    it.
-    """
-    if state.awaits_rate is None:
-        return state
-    loss = _checks.required_value_fn(value_fn)
-    if _trees.is_masked_tree(inputs.params):
-        raise ValueError(
-            "a mask around the method shows it a part of the parameters, of which no loss can be "
-            "taken to find a first learning rate: pass learning_rate"
-        )
-    factor = state.hyperparams["learning_rate"]
-
-    def loss_after(rate: jax.Array) -> jax.Array:
-        hyperparams = state.hyperparams | {"learning_rate": rate.astype(factor.dtype)}
-
-        def again(carry: tuple[Tree, Tree], _: None) -> tuple[tuple[Tree, Tree], None]:
-            params, inner_state = carry
-            moved = inputs._replace(params=params, inner_state=inner_state)
-            updates, inner_state = step(_of_inner(method, hyperparams), moved)
-            return (optax.apply_updates(params, updates), inner_state), None
-
-        carry = (inputs.params, inputs.inner_state)
-        (params, _), _ = jax.lax.scan(again, carry, length=_STEPS_OF_FIRST_RATE)
-        return loss(params).astype(factor.dtype)
-
-    found = jax.lax.cond(
-        state.awaits_rate,
-        lambda: factor * first_rate(loss_after, loss(inputs.params).astype(factor.dtype)),
-        lambda: factor,
-    )
-    lower, upper = state.lower["learning_rate"], method.bounds["learning_rate"][1]
-    return state._replace(
-        awaits_rate=jnp.zeros_like(state.awaits_rate),
-        hyperparams=state.hyperparams | {"learning_rate": jnp.clip(found, lower, upper)},
-    )
 
 
 def plain_step(
     method: Method, step: _inner_step.Step, state: OnlineState, inputs: Inputs
 ) -> tuple[Tree, OnlineState]:
     """A step of the inner optimizer alone; the average moves with it."""
-    updates, inner_state = step(_of_inner(method, state.hyperparams), inputs)
+    updates, inner_state = step(method.of_inner(state.hyperparams), inputs)
     return updates, state._replace(
         step_count=optax.safe_increment(state.step_count),
         average=_next_average(method, state, inputs.params, updates, inner_state, state.tangent),
@@ -138,7 +73,7 @@ def full_step(
     hyperparams, hyper_state = _hyper_step(method, state, hypergradient, norms, is_sound)
 
     wide = _widened(inputs, state.tangent)
-    of_inner = _of_inner(method, hyperparams)
+    of_inner = method.of_inner(hyperparams)
     (updates, inner_state), direct = _inner_step.direct_tangents(
         lambda of_inner: step(of_inner, wide), of_inner
     )
@@ -177,10 +112,6 @@ def full_step(
         inner_state=inner_state,
         hyper_state=hyper_state,
     )
-
-
-def _of_inner(method: Method, hyperparams: Hyperparams) -> Hyperparams:
-    return {name: hyperparams[name] for name in method.inner_names}
 
 
 def _looked_at(state: OnlineState) -> dict[str, Tree]:

@@ -125,7 +125,12 @@ def _with_scalars(opt_state: Any, replace: Callable[[jax.Array], jax.Array]) -> 
         def entry(x: Any) -> Any:
             if _is_state(x):
                 return replaced(x)
-            return x if has_arrays else replace(x)
+            if jnp.ndim(x) > 0:
+                return x
+            # Shown to replace in any case, so that what is kept is the same in number where optax
+            # puts placeholders in place of arrays, as optax.tree_utils.tree_map_params does.
+            new = replace(x)
+            return x if has_arrays else new
 
         entries = jax.tree.map(entry, tuple(node), is_leaf=_is_state)
         return type(node)(*entries)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +41,21 @@ def run(inner, learning_rate=None, share=1.0):
     batch = (x[0], y[0])
     averaged = hyperlr.eval_params(state, params)
     return jax.tree.map(np.asarray, record), float(mlp_loss(averaged, batch))
+
+
+def trained(tx, params, state, batches, share=1.0):
+    """The state after every minibatch of a stack, and the rates."""
+
+    def step(carry, batch):
+        params, state = carry
+        value_and_grad = hyperlr.value_and_grad(mlp_loss, share=share)
+        _, grads, extra = value_and_grad(params, batch, state=state)
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), hyperlr.metrics(state)[
+            "learning_rate"
+        ]
+
+    return jax.jit(lambda *carry: jax.lax.scan(step, carry, batches))(params, state)
 
 
 def predicted(params, x):
@@ -86,17 +102,22 @@ def test_the_formulas_of_the_docstring_by_hand():
 
     w, rate, expected, cosines = np.array(start), 1e-2, [], []
     tangent, mean, mean_tangent = np.zeros(3), w.copy(), np.zeros(3)
+    moves = 0  # there is none in the first step
     for t, b in enumerate(noise):
-        objective = curvature * (mean - b)
-        lengths = np.linalg.norm(mean_tangent) * np.linalg.norm(objective)
-        cosines.append(mean_tangent @ objective / lengths if t else 0.0)
-        weight = 0.5 if cosines[-1] > 0 else 1.0
-        settled = min(1.0, 10 / (1 + (t - 1) / 10))  # there is no rule before the second step
-        rate *= 1 + settled * np.expm1(-gamma * weight * cosines[-1])
+        looks = t < 100 or t % 64 < 8
+        if looks and t:
+            objective = curvature * (mean - b)
+            lengths = np.linalg.norm(mean_tangent) * np.linalg.norm(objective)
+            cosines.append(mean_tangent @ objective / lengths)
+            weight = 0.5 if cosines[-1] > 0 else 1.0
+            settled = min(1.0, 10 / (1 + moves / 10))
+            rate *= 1 + settled * np.expm1(-gamma * weight * cosines[-1])
+            moves += 1
         expected.append(rate)
         discount = 1 - 1 / (1 + t / 10)
         gradient = curvature * (w - b)
-        tangent = discount * (1 - rate * curvature) * tangent - rate * gradient
+        if looks:
+            tangent = discount * (1 - rate * curvature) * tangent - rate * gradient
         w = w - rate * gradient
         share = (power + 1) / (t + 1 + power)
         mean = mean + share * (w - mean)
@@ -150,3 +171,68 @@ def test_tangents_are_held_below_the_way_so_far():
         norm = float(jnp.linalg.norm(state.tangent["learning_rate"].params))
         assert norm <= way * (1 + 1e-5)
     assert state.bound.excess["learning_rate"] > 0.1
+
+
+def test_a_run_goes_on_bit_for_bit_between_two_looks():
+    """From arrays alone, with a transformation that is built anew, as a new process has them."""
+    batches = mlp_batches(jax.random.key(1), 140, batch_size=16)
+    params = mlp_params(jax.random.key(0))
+    build = lambda: hyperlr.auto(optax.adamw)
+    state = build().init(params)
+    whole, rates = trained(build(), params, state, batches)
+    assert len(set(np.asarray(rates[100:128]).tolist())) == 1  # no look there
+    assert rates[127] != rates[128]
+
+    cut = 115
+    halfway, _ = trained(build(), params, state, jax.tree.map(lambda x: x[:cut], batches))
+    stored = [np.asarray(x) for x in jax.tree.leaves(halfway)]
+    template = (mlp_params(jax.random.key(5)), build().init(params))
+    restored = jax.tree.unflatten(jax.tree.structure(template), map(jnp.asarray, stored))
+    resumed, _ = trained(build(), *restored, jax.tree.map(lambda x: x[cut:], batches))
+    chex.assert_trees_all_equal(resumed, whole)
+
+
+@pytest.mark.usefixtures("x64")
+def test_accumulated_microbatches_are_the_batch():
+    """The first rate and the objective at the average, too."""
+    batches = mlp_batches(jax.random.key(1), 12, batch_size=32)
+    params = mlp_params(jax.random.key(0))
+    tx = hyperlr.auto(optax.adamw)
+    (expected, expected_state), _ = trained(tx, params, tx.init(params), batches)
+
+    def step(carry, batch):
+        params, state = carry
+        microbatches = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
+
+        def mean_of(function, params):
+            found = jax.lax.map(lambda batch: function(params, batch), microbatches)
+            return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+
+        grads, extra = hyperlr.linearize_grad(
+            functools.partial(mean_of, jax.grad(mlp_loss)), params, state
+        )
+        value_fn = functools.partial(mean_of, mlp_loss)
+        updates, state = tx.update(grads, state, params, value_fn=value_fn, **extra)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = (params, tx.init(params))
+    (found, state), _ = jax.jit(lambda: jax.lax.scan(step, carry, batches))()
+    rate = hyperlr.metrics(expected_state)["learning_rate"]
+    np.testing.assert_allclose(hyperlr.metrics(state)["learning_rate"], rate, rtol=1e-8)
+    averages = (hyperlr.eval_params(s, w) for s, w in [(state, found), (expected_state, expected)])
+    chex.assert_trees_all_close((found, next(averages)), (expected, next(averages)), rtol=1e-8)
+
+
+def test_under_vmap_every_lane_is_a_run_of_its_own():
+    batches = mlp_batches(jax.random.key(1), 110, batch_size=16)
+    keys = jax.random.split(jax.random.key(2))
+    tx = hyperlr.auto(MOMENTUM)
+
+    def rates(key):
+        params = mlp_params(key)
+        return trained(tx, params, tx.init(params), batches)[1]
+
+    both = jax.vmap(rates)(keys)
+    assert abs(both[0, -1] / both[1, -1] - 1) > 1e-3
+    for lane, key in zip(both, keys, strict=True):
+        np.testing.assert_allclose(lane, rates(key), rtol=1e-2)

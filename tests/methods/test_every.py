@@ -89,3 +89,83 @@ def test_the_product_is_not_computed_between():
         w, state = step(w, state)
     jax.block_until_ready(w)
     assert len(computed) == 2
+
+
+def test_a_function_says_when():
+    """The same trajectory as by a number; the first step always moves."""
+    batches = make_batches(STEPS, SIZE, seed=0)
+    stack = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+
+    def loss_fn(w, batch):
+        matrix, vector = batch
+        return 0.5 * w @ matrix @ w + 0.25 * jnp.sum(w**4) - vector @ w
+
+    def run(every):
+        tx = hyperlr.rtho(optax.sgd, RATE, BETA, every=every)
+
+        def step(carry, batch):
+            w, state = carry
+            _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, batch, state=state)
+            updates, state = tx.update(grads, state, w, **extra)
+            return (optax.apply_updates(w, updates), state), hyperlr.metrics(state)
+
+        w = jnp.ones(SIZE)
+        return jax.lax.scan(step, (w, tx.init(w)), tuple(stack))[1]["learning_rate"]
+
+    by_number = run(EVERY)
+    assert len(set(by_number.tolist())) == 4
+    np.testing.assert_array_equal(run(lambda t: t % EVERY == 0), by_number)
+    np.testing.assert_array_equal(run(lambda t: (t > 0) & (t % EVERY == 0)), by_number)
+
+
+def test_an_average_of_the_inner_optimizer_moves_in_plain_steps_too(x64):
+    """η learned at an exponential average of the weights, by hand; Z̄ is held with Z."""
+    batches = make_batches(STEPS, SIZE, seed=0)
+    decay = 0.8
+
+    def averaging(learning_rate):
+        def init(w):
+            return w
+
+        def update(grads, average, w):
+            step = -learning_rate * grads
+            return step, decay * average + (1 - decay) * (w + step)
+
+        return optax.GradientTransformation(init, update)
+
+    tx = hyperlr.online(
+        averaging,
+        {"learning_rate": RATE},
+        discount=1.0,
+        hyper_optimizer=optax.sgd(BETA),
+        average=lambda inner_state, params: inner_state,
+        every=EVERY,
+    )
+
+    def loss_fn(w, batch):
+        matrix, vector = batch
+        return 0.5 * w @ matrix @ w + 0.25 * jnp.sum(w**4) - vector @ w
+
+    w = jnp.ones(SIZE)
+    state, rates, averages = tx.init(w), [], []
+    for batch in batches:
+        _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, tuple(batch), state=state)
+        updates, state = tx.update(grads, state, w, **extra)
+        w = optax.apply_updates(w, updates)
+        rates.append(float(hyperlr.metrics(state)["learning_rate"]))
+        averages.append(np.asarray(hyperlr.eval_params(state, w)))
+
+    w, mean, eta = np.ones(SIZE), np.ones(SIZE), RATE
+    z, mean_z = np.zeros(SIZE), np.zeros(SIZE)
+    for t, batch in enumerate(batches):
+        g = gradient(w, batch)
+        if t % EVERY == 0:
+            if t:
+                eta -= BETA * (mean_z @ gradient(mean, batch))
+            z = (z - eta * hessian(w, batch) @ z if t else 0.0) - g
+            mean_z = (decay * mean_z if t else 0.0) + (1 - decay) * z
+        w = w - eta * g
+        mean = decay * mean + (1 - decay) * w
+        np.testing.assert_allclose(rates[t], eta, rtol=1e-10)
+        np.testing.assert_allclose(averages[t], mean, rtol=1e-10)
+    assert abs(eta - RATE) > 1e-3

@@ -32,6 +32,7 @@ ONLINE = {
     "hd": hyperlr.hd(MOMENTUM, 0.05, 1e-3),
     "marthe": hyperlr.marthe(ADAM, 0.01, meta_learning_rate=1e-6, hyper_learning_rate=1e-4),
 }
+AUTO = hyperlr.auto(ADAM)
 LRS_OPT = hyperlr.lrs_opt(1.0)
 
 
@@ -91,6 +92,16 @@ def online_step(tx):
     return step
 
 
+def auto_step(carry, batch, val_batch):
+    """A training step without a number: it finds its first rate, and looks at the average."""
+    del val_batch
+    params, state = carry
+    value_and_grad = hyperlr.value_and_grad(networks.mlp_loss, share=0.5)
+    _, grads, extra = value_and_grad(params, batch, state=state)
+    updates, state = AUTO.update(grads, state, params, **extra)
+    return optax.apply_updates(params, updates), state
+
+
 def floor_step(carry, batch, val_batch, vector):
     """No hyperlr: a step of Adam, the validation gradient, and a Hessian-vector product."""
     params, state = carry
@@ -126,13 +137,13 @@ def collectives(compiled):
     return found
 
 
-def run(step, state, arguments):
+def run(step, state, arguments, out_shardings=None):
     """The states after each step, and what is to be known of the program.
 
     One compiled program takes back what it returned; had a shape, dtype or sharding changed, it
     would refuse it, where ``jax.jit`` would compile another.
     """
-    compiled = jax.jit(step).lower(state, *arguments[0]).compile()
+    compiled = jax.jit(step, out_shardings=out_shardings).lower(state, *arguments[0]).compile()
     states, start = [], state
     for inputs in arguments:
         state = compiled(state, *inputs)
@@ -158,7 +169,8 @@ def difference(states, alone):
     """The largest difference of two sets of states, each array relative to its largest entry."""
 
     def relative(a, b):
-        return float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), 1e-30))
+        a, b = np.asarray(a, float), np.asarray(b, float)  # some are bool
+        return float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-30))
 
     return max(jax.tree.leaves(jax.tree.map(relative, states, alone)))
 
@@ -174,6 +186,8 @@ def trajectories_of_one_device(params, batches, val_batches):
     for name, tx in ONLINE.items():
         arguments = [(at(batches, t), at(val_batches, t)) for t in range(STEPS)]
         found[name], _ = run(online_step(tx), (params, jax.jit(tx.init)(params)), arguments)
+    arguments = [(at(batches, t), at(val_batches, t)) for t in range(STEPS)]
+    found["auto"], _ = run(auto_step, (params, jax.jit(AUTO.init)(params)), arguments)
     schedule = offline.init_outer_state(jnp.full(HORIZON, 0.05), LRS_OPT)
     arguments = [(params, at(batches, slice(HORIZON)), at(val_batches, 0))] * STEPS
     found["lrs_opt"], _ = run(outer_step, schedule, arguments)
@@ -208,6 +222,11 @@ def main():
         facts["floor"] = {"collectives": collectives(floor)}
         if layout_name == "fsdp":
             continue  # half as much again to compile, and nothing that "tensor" does not show
+        state = (w, init(AUTO, w, layout.mesh))
+        # Where the guard chooses between two states, XLA may divide even what was whole.
+        there = jax.tree.map(lambda x: x.sharding, state)
+        states, facts["auto"] = run(auto_step, state, one_by_one, there)
+        facts["auto"]["difference"] = difference(states, alone["auto"])
         schedule = offline.init_outer_state(jnp.full(HORIZON, 0.05), LRS_OPT)
         schedule = jax.device_put(schedule, place(PartitionSpec()))
         stack = jax.device_put(at(batches, slice(HORIZON)), place(PartitionSpec(None, "data")))
