@@ -38,12 +38,24 @@ def first_average(params: Tree, tangent: PerName) -> Average:
     )
 
 
+def sound_average(average: Average, params: Tree, is_sound: jax.Array) -> Average:
+    """The average as it is, or where it is not sound, without what went wrong.
+
+    Z̄ is then 0, and w̄ is ``params`` where it is not finite.
+    """
+
+    def replaced(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(is_sound | jnp.isfinite(old), old, new.astype(old.dtype))
+
+    moving = _trees.restricted(params, average.params)
+    return average._replace(
+        params=jax.tree.map(replaced, average.params, moving),
+        tangent=jax.tree.map(lambda z: jnp.where(is_sound, z, jnp.zeros_like(z)), average.tangent),
+    )
+
+
 def next_average(
-    average: Average,
-    power: float | jax.Array,
-    params: Tree,
-    tangent: PerName,
-    keeps: jax.Array | bool,
+    average: Average, power: float | jax.Array, params: Tree, tangent: PerName
 ) -> Average:
     """w̄_{t+1} and Z̄_{t+1}.
 
@@ -52,28 +64,20 @@ def next_average(
       power: p ≥ 0; 0 is the plain mean.
       params: w_{t+1}.
       tangent: Z_{t+1}.
-      keeps: whether Z̄_t is used; else it is taken for 0, and w̄_t for w_{t+1} where that is not
-        finite, so that what went wrong once is forgotten.
     """
     dtype = jnp.result_type(float)
     power = jnp.asarray(power, dtype)
     weight = (power + 1.0) / (average.step_count.astype(dtype) + 1.0 + power)
 
-    def mean(old: jax.Array, new: jax.Array, replacement: jax.Array) -> jax.Array:
-        new = new.astype(old.dtype)
-        old = jnp.where(keeps | jnp.isfinite(old), old, replacement.astype(old.dtype))
-        return old + weight.astype(old.dtype) * (new - old)
-
-    def mean_tangent(old: jax.Array, new: jax.Array) -> jax.Array:
-        old = jnp.where(keeps, old, jnp.zeros_like(old))
-        return old + weight.astype(old.dtype) * (new - old)
+    def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old + weight.astype(old.dtype) * (new.astype(old.dtype) - old)
 
     moving = _trees.restricted(params, average.params)
     return Average(
         step_count=optax.safe_increment(average.step_count),
-        params=jax.tree.map(lambda a, w: mean(a, w, w), average.params, moving),
+        params=jax.tree.map(mean, average.params, moving),
         tangent=PerName(
-            (name, jax.tree.map(mean_tangent, old, tangent[name].params))
+            (name, jax.tree.map(mean, old, tangent[name].params))
             for name, old in average.tangent.items()
         ),
     )

@@ -8,18 +8,20 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks, _inner_step, _trees
 from hyperlr._inner_step import Inputs
 from hyperlr._linearize import Products
+from hyperlr._replaced import replaced_if
 from hyperlr._state import OnlineState, is_due
 from hyperlr._trees import Tree
 from hyperlr.methods._average import Evaluated
 from hyperlr.methods._beginning import begin, init
 from hyperlr.methods._given import derivatives_of_step, objective_grad
 from hyperlr.methods._method import checked
-from hyperlr.methods._recursion import full_step, plain_step
+from hyperlr.methods._recursion import moved, stepped
 
 # Extra arguments that an inner optimizer may use, and that have tangents.
 _DIFFERENTIABLE = ("value", "grad")
@@ -192,21 +194,24 @@ def online(
         if loss is not None:
             extra_args["value_fn"] = loss
         given = {k: extra_args.pop(k) for k in _DIFFERENTIABLE if k in extra_args}
-        inputs = Inputs(grads, state.inner_state, params, given)
         step = functools.partial(_inner_step.inner_step, method.inner, extra_args)
 
-        def full() -> tuple[Tree, OnlineState]:
+        def inputs(state: OnlineState) -> Inputs:
+            return Inputs(grads, state.inner_state, params, given)
+
+        def move(state: OnlineState) -> tuple[OnlineState, tuple[Tree, Tree]]:
             products = derivatives_of_step(state, hessian_product, value_fn, loss, params, of_loss)
             objective = grads if val_grad is None else objective_grad(val_grad, params)
-            begun = begin(method, step, state, inputs, loss)
-            return full_step(method, step, begun, inputs, products, objective)
-
-        def plain() -> tuple[Tree, OnlineState]:
-            return plain_step(method, step, state, inputs)
+            state = begin(method, step, state, inputs(state), loss)
+            return moved(method, step, state, inputs(state), products, objective)
 
         due = is_due(state)
-        updates, state = full() if due is True else jax.lax.cond(due, full, plain)
-        return updates, state
+        if due is True:
+            state, result = move(state)
+        else:
+            state = replaced_if(jnp.asarray(due), lambda state: move(state)[0], state)
+            result = step(method.of_inner(state.hyperparams), inputs(state))
+        return stepped(method, state, params, result)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

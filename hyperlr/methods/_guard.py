@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperlr import _checks, _inner_step, _numbers, _trees
+from hyperlr._replaced import replaced_if
 from hyperlr._trees import Tree
 from hyperlr.methods import _restart
 from hyperlr.methods._losses import Action, Losses, Verdict, judge, no_losses
@@ -241,7 +242,7 @@ def _decided(
     looks = is_time & (verdict.is_best | (state.num_steps % _CADENCE == 0))
     action = jax.lax.cond(looks, look, lambda: verdict.action)
     chooses = is_time & verdict.is_best & (action == Action.STEP)
-    good = jax.lax.cond(chooses, lambda: _good(params, state.inner_state), lambda: state.good)
+    good = replaced_if(chooses, lambda _: _good(params, state.inner_state), state.good)
     return verdict._replace(action=action), good, chooses
 
 

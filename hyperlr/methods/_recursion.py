@@ -18,33 +18,40 @@ from hyperlr._inner_step import Hyperparams, Inputs
 from hyperlr._linearize import Products
 from hyperlr._state import Average, Bound, OnlineState, PerName, Tangent
 from hyperlr._trees import Tree
-from hyperlr.methods._average import kept_average, next_average
+from hyperlr.methods._average import kept_average, next_average, sound_average
 from hyperlr.methods._discount import adapted_discount
 from hyperlr.methods._method import Method
 from hyperlr.methods._scheduled import schedule_weight
 
 
-def plain_step(
-    method: Method, step: _inner_step.Step, state: OnlineState, inputs: Inputs
+def stepped(
+    method: Method, state: OnlineState, params: Tree, result: tuple[Tree, Tree]
 ) -> tuple[Tree, OnlineState]:
-    """A step of the inner optimizer alone; the average moves with it."""
-    updates, inner_state = step(method.of_inner(state.hyperparams), inputs)
+    """The update of a step, and the state after it; the average moves with the parameters.
+
+    Args:
+      method: what was fixed when it was built.
+      state: in which the hyperparameters and tangents have moved, if they are to.
+      params: before the step.
+      result: of Φ, the update and the state of the inner optimizer.
+    """
+    updates, inner_state = result
     return updates, state._replace(
         step_count=optax.safe_increment(state.step_count),
-        average=_next_average(method, state, inputs.params, updates, inner_state, state.tangent),
+        average=_next_average(method, state, params, updates, inner_state),
         inner_state=inner_state,
     )
 
 
-def full_step(
+def moved(
     method: Method,
     step: _inner_step.Step,
     state: OnlineState,
     inputs: Inputs,
     products: Products | None,
     objective: Tree,
-) -> tuple[Tree, OnlineState]:
-    """A step in which the hyperparameters and their tangents move.
+) -> tuple[OnlineState, tuple[Tree, Tree]]:
+    """The hyperparameters and their tangents for the next step; and this step, which made them.
 
     Args:
       method: what was fixed when it was built.
@@ -88,30 +95,25 @@ def full_step(
     }
     tangent = PerName(direct)
     if state.settings.needs_product and products is not None:
-        moved = _moved(at_hyperparams, wide, state.tangent, products.hessian)
+        carried = _carried(at_hyperparams, wide, state.tangent, products.hessian)
         tangent = PerName(
-            (name, _discounted_sum(discount[name], moved[name], direct[name])) for name in direct
+            (name, _discounted_sum(discount[name], carried[name], direct[name])) for name in direct
         )
     tangent, bound = _bounded(method, state, tangent, discount, updates)
-    return updates, OnlineState(
-        settings=state.settings,
-        awaits_rate=state.awaits_rate,
-        step_count=optax.safe_increment(state.step_count),
+    return state._replace(
         hyperparams=hyperparams,
-        lower=state.lower,
         hypergradient=PerName(hypergradient),
         discount=PerName(discount),
         horizon=PerName(horizon),
         num_restarts=state.num_restarts + jnp.where(is_sound, 0, 1).astype(jnp.int32),
         tangent=tangent,
         direct=PerName((name, direct[name].params) for name in state.direct),
-        average=_next_average(
-            method, state, inputs.params, updates, inner_state, tangent, is_sound
-        ),
+        average=None
+        if state.average is None
+        else sound_average(state.average, inputs.params, is_sound),
         bound=bound,
-        inner_state=inner_state,
         hyper_state=hyper_state,
-    )
+    ), (updates, inner_state)
 
 
 def _looked_at(state: OnlineState) -> dict[str, Tree]:
@@ -257,7 +259,7 @@ def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent
     return _trees.cast_like(direct, tangent)
 
 
-def _moved(
+def _carried(
     step: Callable[[Inputs], tuple[Tree, Tree]], inputs: Inputs, tangent: PerName, hessian: PerName
 ) -> dict[str, Tangent]:
     """A Z for every tangent Z, given H Z."""
@@ -281,17 +283,17 @@ def _moved(
         )
 
     at = {name: of_inputs(z, hessian[name]) for name, z in tangent.items()}
-    stepped = _inner_step.propagated_tangents(step, inputs, at)
+    propagated = _inner_step.propagated_tangents(step, inputs, at)
 
     def total(name: str, z: Tangent) -> Tangent:
-        params, inner_state = _trees.cast_like(_trees.restricted(stepped[name], z), z)
+        params, inner_state = _trees.cast_like(_trees.restricted(propagated[name], z), z)
         # Φ adds the update to the parameters, so their own tangent passes through.
         return Tangent(jax.tree.map(jnp.add, z.params, params), inner_state)
 
     return {name: total(name, z) for name, z in tangent.items()}
 
 
-def _discounted_sum(discount: jax.Array, moved: Tangent, direct: Tangent) -> Tangent:
+def _discounted_sum(discount: jax.Array, carried: Tangent, direct: Tangent) -> Tangent:
     """Z_{t+1} = μ_t A_t Z_t + B_t, and B_t alone in the entries where that is not finite.
 
     Eq. 9 of Donini et al., 2020; their Eq. 10 prints Z_{t-1} for Z_t.
@@ -301,7 +303,7 @@ def _discounted_sum(discount: jax.Array, moved: Tangent, direct: Tangent) -> Tan
         total = discount.astype(az.dtype) * az + b
         return jnp.where(jnp.isfinite(total), total, b)
 
-    return jax.tree.map(entries, moved, direct)
+    return jax.tree.map(entries, carried, direct)
 
 
 def _bounded(
@@ -332,17 +334,11 @@ def _bounded(
 
 
 def _next_average(
-    method: Method,
-    state: OnlineState,
-    params: Tree,
-    updates: Tree,
-    inner_state: Tree,
-    tangent: PerName,
-    keeps: jax.Array | bool = True,
+    method: Method, state: OnlineState, params: Tree, updates: Tree, inner_state: Tree
 ) -> Average | None:
     if state.average is None or method.average is None:
         return None
-    moved = optax.apply_updates(params, updates)
+    params = optax.apply_updates(params, updates)
     if callable(method.average):
-        return kept_average(state.average, method.average, moved, inner_state, tangent)
-    return next_average(state.average, method.average, moved, tangent, keeps)
+        return kept_average(state.average, method.average, params, inner_state, state.tangent)
+    return next_average(state.average, method.average, params, state.tangent)
