@@ -1,6 +1,12 @@
 """Shared fixtures. Rank promotion raises and warnings are errors (pyproject) in every test."""
 
 import functools
+import os
+
+from problems import processes
+
+# Read by XLA when JAX starts; what a test takes is mostly compiling.
+os.environ.setdefault("XLA_FLAGS", processes.QUICK_TO_COMPILE)
 
 import jax
 import pytest

@@ -1,6 +1,7 @@
 """Imports point one way, optax and JAX are used through public names, the base install is small."""
 
 import ast
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def imported_modules(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+SCRIPTS = sorted((pathlib.Path(__file__).parents[1] / "scripts").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[f.name for f in SCRIPTS])
+def test_what_scripts_import_of_this_project_is_there(path, monkeypatch):
+    """They are run by hand, now and then, and would not be missed until then."""
+    monkeypatch.syspath_prepend(str(path.parent))
+    for module in imported_modules(path):
+        name, _, attribute = module.rpartition(".")
+        if name.partition(".")[0] in {"hyperlr", "problems"} | {f.stem for f in SCRIPTS}:
+            found = importlib.import_module(name)
+            assert hasattr(found, attribute) or importlib.util.find_spec(module), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(PACKAGE)) for f in FILES])

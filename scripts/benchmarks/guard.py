@@ -11,9 +11,7 @@ and the shorter one counts.
 import argparse
 import itertools
 import json
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from networks import NETWORKS, Network
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -28,46 +27,20 @@ from rich.table import Table
 
 import hyperlr
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-
-from problems import networks, transformer
-
 GUARDED = {
     "AdamW": optax.with_extra_args_support(optax.adamw(1e-3)),
     "MARTHE": hyperlr.marthe(hyperlr.optimizers.adam, 1e-3, hyper_learning_rate=1e-9),
 }
 
 
-def digits() -> tuple[Any, Any, Callable[..., jax.Array]]:
-    """Parameters, a batch and the loss of 784-500-500-500-10."""
-    keys = jax.random.split(jax.random.key(0), 6)
-    sizes = itertools.pairwise(networks.NETWORK_SIZES)
-    params = [
-        {"w": jax.random.normal(key, (m, n)) / m**0.5, "b": jnp.zeros(n)}
-        for key, (m, n) in zip(keys, sizes, strict=False)
-    ]
-    batch = (
-        jax.random.uniform(keys[4], (100, 784)),
-        jax.random.randint(keys[5], (100,), 0, 10),
-    )
-    return params, batch, networks.network_loss
+NAMES = ("digits", "deep")
 
 
-def layers() -> tuple[Any, Any, Callable[..., jax.Array]]:
-    """Parameters, a batch and the loss of a transformer of 12 layers."""
-    batch = transformer.batch(jax.random.key(1))
-    return transformer.params(jax.random.key(0), 12), batch, transformer.loss
-
-
-NETWORKS = {"digits": digits, "transformer": layers}
-
-
-def compiled(tx: Any, problem: tuple[Any, Any, Any], donate: bool) -> tuple[Any, float]:
+def compiled(tx: Any, network: Network, params: Any, batch: Any, donate: bool) -> tuple[Any, float]:
     """The compiled step, and the seconds of the processor to trace and compile it."""
-    params, batch, loss = problem
 
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        _, grads, extra = hyperlr.value_and_grad(loss)(params, batch, state=state)
+        _, grads, extra = hyperlr.value_and_grad(network.loss)(params, batch, state=state)
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
@@ -83,11 +56,11 @@ def compiled(tx: Any, problem: tuple[Any, Any, Any], donate: bool) -> tuple[Any,
 
 def measure(network: str, name: str, donate: bool, rounds: int) -> dict[str, Any]:
     """One row of the table."""
-    problem = NETWORKS[network]()
-    params, batch, _ = problem
+    problem = NETWORKS[network]
+    params, batch = problem.init(jax.random.key(0)), problem.batch(jax.random.key(1))
     bare = GUARDED[name]
     txs = (bare, hyperlr.guard(bare))
-    steps, seconds = zip(*(compiled(tx, problem, donate) for tx in txs), strict=True)
+    steps, seconds = zip(*(compiled(tx, problem, params, batch, donate) for tx in txs), strict=True)
     carries = [(jax.tree.map(jnp.copy, params), tx.init(params)) for tx in txs]
     times = np.zeros((rounds + 2, 2))
     for r, i in itertools.product(range(rounds + 2), range(2)):
@@ -97,7 +70,7 @@ def measure(network: str, name: str, donate: bool, rounds: int) -> dict[str, Any
     times = times[2:]
     memory = [step.memory_analysis().temp_size_in_bytes / 1e6 for step in steps]
     return {
-        "network": network,
+        "network": problem.name,
         "guarded": name,
         "donated": donate,
         "milliseconds": 1e3 * float(np.median(times[:, 0])),
@@ -135,9 +108,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="rounds of timing (default 60)")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
-    cases = list(itertools.product(NETWORKS, GUARDED, (False, True)))
+    cases = list(itertools.product(NAMES, GUARDED, (False, True)))
     results = [measure(*case, arguments.rounds) for case in track(cases, "measuring")]
-    Console().print(table(results))
+    Console(width=120).print(table(results))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

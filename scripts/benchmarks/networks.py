@@ -49,11 +49,11 @@ def _convolutional() -> Network:
     return Network("VGG-11 of an eighth", init, loss, lambda key: _images(key, 64, 32, 32, 3))
 
 
-def _transformer(name: str, stacked: bool) -> Network:
+def _transformer(name: str, num_layers: int, stacked: bool = False) -> Network:
     return Network(
         name,
         functools.partial(
-            transformer.params, num_layers=4, width=128, length=_LENGTH, stacked=stacked
+            transformer.params, num_layers=num_layers, width=128, length=_LENGTH, stacked=stacked
         ),
         transformer.scanned_loss if stacked else transformer.loss,
         functools.partial(transformer.batch, size=_BATCH, length=_LENGTH),
@@ -68,6 +68,7 @@ NETWORKS = {
         lambda key: _images(key, DIGITS_BATCH, DIGITS_WIDTHS[0]),
     ),
     "cnn": _convolutional(),
-    "transformer": _transformer("transformer of 4 layers", stacked=False),
-    "scanned": _transformer("transformer, scanned layers", stacked=True),
+    "transformer": _transformer("transformer of 4 layers", 4),
+    "scanned": _transformer("transformer, scanned layers", 4, stacked=True),
+    "deep": _transformer("transformer of 12 layers", 12),
 }

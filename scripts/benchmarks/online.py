@@ -42,6 +42,7 @@ from steps import Compiled, compile_step, looped, time_rounds
 import hyperlr
 
 STEPS = 8
+USUAL = ["digits", "cnn", "transformer", "scanned"]
 RATE = 1e-3
 INNER = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
@@ -170,7 +171,7 @@ def main() -> None:
     """Measures, prints a table for each network and inner optimizer, and writes JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="rounds of timing (default 20)")
-    parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
+    parser.add_argument("--network", choices=NETWORKS, nargs="+", default=USUAL)
     parser.add_argument("--inner", choices=INNER, nargs="+", default=list(INNER))
     parser.add_argument("--peers", action="store_true", help="also what has no hypergradient")
     parser.add_argument("--donate", action="store_true", help="donate parameters and state")

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 from optax import contrib
 
@@ -32,7 +33,9 @@ class Entrant(NamedTuple):
     make: Callable[[str, Any, int], optax.GradientTransformation]
     """`make(inner, rate, num_steps)`, with a key of INNER, and of a grid a (traced) rate."""
     cost: float = 1.0
-    """Gradients that a step costs in a deep network."""
+    """Gradients that a step costs in a deep network, if the rate moves in it."""
+    every: Callable[[Any], Any] | None = None
+    """Whether it moves in the steps of an array; None: in all."""
     share: float = 1.0
     """Of the minibatch for the product and the objective."""
     learns: bool = False
@@ -42,14 +45,23 @@ class Entrant(NamedTuple):
     evaluated: Callable[[Any, Any], Any] = hyperlr.eval_params
     """`evaluated(state, params)`: the parameters that are evaluated, and kept."""
 
+    def gradients(self, num_steps: int) -> np.ndarray:
+        """What the first steps cost, float [num_steps], each with all before it."""
+        steps = np.arange(num_steps)
+        moves = np.ones(num_steps) if self.every is None else self.every(steps)
+        return np.cumsum(1.0 + (self.cost - 1.0) * moves)
+
     @property
     def tuned(self) -> bool:
         """Whether the best rate of a grid is chosen on validation data."""
         return "grid" in self.given
 
 
+_BURSTS = hyperlr.Bursts()
+
+
 def _auto(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:
-    return hyperlr.auto(INNER[inner][1])
+    return hyperlr.auto(INNER[inner][1], every=_BURSTS)
 
 
 def _scale_free(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:
@@ -83,9 +95,9 @@ _ADAM = ("adam",)
 # Each optimizer without a rate as its own documentation has it.
 # fmt: off
 ENTRANTS = {
-    "auto": Entrant("auto, share 1/4", style.ORANGE, "", _auto, 2.0, 0.25, True),
-    "auto_full": Entrant("auto, share 1", style.RED, "", _auto, 4.0, learns=True),
-    "auto_eighth": Entrant("auto, share 1/8", style.GOLD, "", _auto, 1.5, 0.125, True),
+    "auto": Entrant("auto, share 1/4", style.ORANGE, "", _auto, 2.0, _BURSTS, 0.25, True),
+    "auto_full": Entrant("auto, share 1", style.RED, "", _auto, 4.0, _BURSTS, learns=True),
+    "auto_eighth": Entrant("auto, share 1/8", style.GOLD, "", _auto, 1.5, _BURSTS, 0.125, True),
     "marthe_scale_free": Entrant(
         "MARTHE (scale-free)", style.PURPLE, "γ", _scale_free, 3.0, learns=True),
     "hd": Entrant("HD", style.BLUE, "η₀, β", _hd, learns=True),
@@ -121,7 +133,9 @@ def num_steps_of(entrant: Entrant, budget: str, num_steps: int) -> int:
     Args:
       entrant: the method.
       budget: "steps": as many as all others; "gradients": as many as two gradients for each of
-        the steps pay for, which is what `auto` at a share of 1/4 spends.
+        the steps pay for.
       num_steps: T of the task.
     """
-    return num_steps if budget == "steps" else round(2 * num_steps / entrant.cost)
+    if budget == "steps":
+        return num_steps
+    return int(np.abs(entrant.gradients(2 * num_steps) - 2 * num_steps).argmin()) + 1

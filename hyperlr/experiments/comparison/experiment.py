@@ -59,7 +59,7 @@ def parts(settings: Settings, data: None) -> Iterator[Part]:
         yield Part(
             name,
             f"{task}: {entrant.label}",
-            TASKS[task].gradient_cost * entrant.cost * num_steps * num_runs + _COMPILING,
+            TASKS[task].gradient_cost * entrant.gradients(num_steps)[-1] * num_runs + _COMPILING,
             {"num_seeds": settings.num_seeds, "num_steps": num_steps},
             functools.partial(_compute, task, method, inner, num_steps, settings.num_seeds),
         )

@@ -79,9 +79,10 @@ def of_task(outcomes: Outcomes, inner: str, task: str) -> Figure:
         line = "--" if method in _DASHED else ":" if method in _DOTTED else "-"
         options = {"color": entrant.color, "ls": line, "label": entrant.label}
         mean = runs.test_score.mean(axis=0)
-        scores.plot(entrant.cost * runs.steps, mean, **options)
+        spent = entrant.gradients(runs.steps[-1])[runs.steps - 1]
+        scores.plot(spent, mean, **options)
         final.append(mean[-1])
-        rates.plot(entrant.cost * runs.steps, style.positive(runs.learning_rate).T, **options)
+        rates.plot(spent, style.positive(runs.learning_rate).T, **options)
     finite = np.array(final)[np.isfinite(final)]
     if finite.size:
         # What has failed need not be seen in full; what is near the best has to.

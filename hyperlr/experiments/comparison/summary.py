@@ -25,7 +25,7 @@ def summarize(outcomes: Outcomes) -> Summary:
             "val_score": runs.val_score[:, -1],
             "train_loss": runs.train_loss[:, -1],
             "steps": int(runs.steps[-1]),
-            "gradients": entrant.cost * int(runs.steps[-1]) * num_runs,
+            "gradients": float(entrant.gradients(int(runs.steps[-1]))[-1]) * num_runs,
             "seconds": runs.run_seconds,
         }
         if entrant.tuned:
