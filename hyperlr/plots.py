@@ -83,6 +83,9 @@ def plot_metrics(
     figure = Figure(figsize=(3.4 * width, 2.3 * height), layout="constrained")
     grid = figure.subplots(height, width, squeeze=False, sharex=True)
     spoiled = _spoiled(series)
+    if {"cosine", "objective_norm"} <= series.keys():
+        # In steps that do not move the rate there is no ∇E, and so no cosine.
+        series["cosine"] = np.where(series["objective_norm"] == 0, np.nan, series["cosine"])
     steps = every * np.arange(len(spoiled))
     for axes, (key, name, scale) in zip(grid.flat, panels, strict=False):
         _draw(axes, steps, key, series[key], scale)

@@ -122,9 +122,10 @@ print(f"adam({best}), best of 5 runs: test error {error(runs[best], x_test, y_te
 # ## With none
 #
 # `hyperlr.auto` takes the *factory* of an optimizer, `hyperlr.optimizers.adam` without its
-# brackets, since it makes the optimizer with another rate at every step. Such a step costs four
-# gradients, or two with `value_and_grad(loss, share=0.25)` on minibatches that are large enough to
-# take a quarter of.
+# brackets, since it makes the optimizer with another rate at every step. A step in which the rate
+# moves costs four gradients, or two with `value_and_grad(loss, share=0.25)` on minibatches that are
+# large enough to take a quarter of. That is so in the first hundred steps, and then in eight of
+# every 64.
 
 # %%
 learned, log = train(hyperlr.auto(hyperlr.optimizers.adam))

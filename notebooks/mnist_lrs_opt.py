@@ -293,8 +293,9 @@ plt.show()
 #   step along a steep direction costs at once what it earns later. So HD stays ten times too low.
 # * MARTHE looks back over many steps, and finds the right height within the first hundred of a
 #   single run. It cannot see the end coming, so it does not fall there: that only LRS-OPT knows.
-# * `auto` is given nothing, and ends where the best of five constants does. It took one run of four
-#   gradients a step (of two, with `share=0.25`), and no validation digits.
+# * `auto` is given nothing, and ends where the best of five constants does. It took one run, in
+#   which the 148 steps that move the rate cost four gradients (two, with `share=0.25`) and the
+#   others one, and no validation digits.
 # * Between a bad schedule and a good one lie ten points of accuracy; among good ones, whether
 #   tuned, learned or searched, hardly more than a thousand test digits can tell apart.
 #

@@ -55,6 +55,16 @@ def test_what_is_noisy_has_its_running_mean_of_a_twentieth_of_the_run():
     np.testing.assert_allclose(mean.get_ydata()[7], LOG["cosine"][6:8].mean())
 
 
+def test_a_cosine_that_was_not_measured_is_not_drawn():
+    measured = np.arange(STEPS) % 4 == 0
+    log = LOG | {"objective_norm": np.where(measured, 2.0, 0.0)}
+    figure = plot_metrics(log)
+    raw, mean, _ = panel(figure, "cosine").lines
+    np.testing.assert_array_equal(np.isfinite(raw.get_ydata()), measured)
+    np.testing.assert_allclose(mean.get_ydata()[8], LOG["cosine"][8])
+    assert len(panel(figure, "cosine").patches) == len(panel(plot_metrics(LOG), "cosine").patches)
+
+
 def test_a_list_of_entries_is_the_same_as_arrays():
     entries = [{key: values[t] for key, values in LOG.items()} for t in range(STEPS)]
     figure, same = plot_metrics(entries), plot_metrics(LOG)

@@ -79,7 +79,7 @@ def online(
             w̄_{t+1} = w̄_t + c_t (w_{t+1} − w̄_t),   Z̄ likewise,   c_t = (p + 1) / (t + 1 + p)
             Δη_t    = ⟨Z̄_t, ∇E(w̄_t)⟩
 
-        ``val_grad`` is then the gradient at w̄, which :func:`hyperlr.value_and_grad` sees to. One
+        ``val_grad`` is then the gradient at w̄ (by default that of ``value_fn``). One
         copy of the parameters and of each tangent more. For an optimizer that keeps an average
         itself, a function of its state and the parameters that returns it, such as
         ``optax.contrib.schedule_free_eval_params``: then that is w̄, and Z̄ its derivative.
@@ -201,7 +201,7 @@ def online(
 
         def move(state: OnlineState) -> tuple[OnlineState, tuple[Tree, Tree]]:
             products = derivatives_of_step(state, hessian_product, value_fn, loss, params, of_loss)
-            objective = grads if val_grad is None else objective_grad(val_grad, params)
+            objective = objective_grad(val_grad, grads, loss, state, params)
             state = begin(method, step, state, inputs(state), loss)
             return moved(method, step, state, inputs(state), products, objective)
 

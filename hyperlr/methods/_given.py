@@ -6,7 +6,7 @@ import jax
 
 from hyperlr import _checks, _derivatives, _trees
 from hyperlr._inner_step import Hyperparams
-from hyperlr._linearize import Products
+from hyperlr._linearize import Products, eval_params
 from hyperlr._state import OnlineState, PerName
 from hyperlr._trees import Tree
 
@@ -68,8 +68,25 @@ def _matching(given: list[Products], state: OnlineState, params: Tree) -> Produc
     return Products(products.of, shown(products.hessian), shown(products.mixed))
 
 
-def objective_grad(val_grad: Tree, params: Tree) -> Tree:
-    """∇E as a wrapper shows the parameters."""
+def objective_grad(
+    val_grad: Tree | None,
+    grads: Tree,
+    loss: Callable[..., jax.Array] | None,
+    state: OnlineState,
+    params: Tree,
+) -> Tree:
+    """∇E as a wrapper shows the parameters; with none given, that of the loss, at the average."""
+    if val_grad is None and state.average is None:
+        return grads
+    if val_grad is None:
+        if loss is None or _trees.is_masked_tree(params):
+            raise ValueError(
+                "val_grad is missing: where an average is kept the objective is taken there, and "
+                "grads are those at params. Call update(grads, state, params, **extra) with value, "
+                "grads, extra = hyperlr.value_and_grad(loss_fn)(params, batch, state=state)"
+            )
+        gradient, _ = _derivatives.gradient_of(loss, params)(eval_params(state, params))
+        return gradient
     val_grad = _trees.fitted(val_grad, params)
     val_grad = _trees.without_float0(val_grad, params)
     _checks.check_same_tree("val_grad", val_grad, "params", params)

@@ -124,6 +124,46 @@ def test_an_average_that_the_inner_optimizer_keeps_serves_as_well(inner):
     chex.assert_trees_all_close(hyperlr.eval_params(state, params), trained(RATE), rtol=1e-9)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_with_a_loss_alone_the_objective_is_at_the_average_too(x64, every):
+    """As loops have it that know nothing of averages, such as those of Optimistix."""
+    batches, start = mlp_batches(jax.random.key(1), 8), mlp_params(jax.random.key(0))
+    tx = hyperlr.auto(functools.partial(optax.sgd, momentum=0.9), 0.01, every=every)
+
+    def run(derivatives):
+        def step(carry, batch):
+            params, state = carry
+            grads, extra = derivatives(params, state, batch)
+            updates, state = tx.update(grads, state, params, **extra)
+            return (optax.apply_updates(params, updates), state), hyperlr.metrics(state)
+
+        return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), batches)[1])(start)
+
+    def with_value_fn(params, state, batch):
+        value_fn = functools.partial(mlp_loss, batch=batch)
+        return jax.grad(value_fn)(params), {"value_fn": value_fn}
+
+    def with_extra(params, state, batch):
+        return hyperlr.value_and_grad(mlp_loss)(params, batch, state=state)[1:]
+
+    found, expected = run(with_value_fn), run(with_extra)
+    assert abs(expected["learning_rate"][-1] / 0.01 - 1) > 0.05
+    chex.assert_trees_all_close(found, expected, rtol=1e-9)
+
+
+def test_an_average_needs_an_objective_there():
+    tx = hyperlr.online(
+        optax.sgd,
+        {"learning_rate": 0.1},
+        discount=0.0,
+        hyper_optimizer=optax.sgd(0.1),
+        average=8,
+    )
+    params = jnp.ones(2)
+    with pytest.raises(ValueError, match="val_grad is missing"):
+        tx.update(params, tx.init(params), params)
+
+
 def test_the_average_is_found_in_any_wrapper_and_kept_in_float32():
     params = {"w": jnp.ones(3, jnp.bfloat16), "frozen": jnp.ones(2, jnp.bfloat16)}
     tx = hyperlr.online(
