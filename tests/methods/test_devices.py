@@ -161,7 +161,7 @@ assert not [name for name in compiled if "compile" in name], compiled
 
 def test_every_python_block_of_the_page_runs_on_eight_devices():
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join([*blocks, AGAIN])],
         env=processes.environment(EIGHT),
@@ -171,8 +171,9 @@ def test_every_python_block_of_the_page_runs_on_eight_devices():
     )
     assert done.returncode == 0, done.stderr
     rates = re.findall(r"learning rate ([\d.]+)", done.stdout)
-    assert len(rates) == 2
+    assert len(rates) == 5
     assert rates[0] == rates[1] != "0.0100"
+    assert rates[2] == rates[3] == rates[4] != "0.0100"
 
 
 def processes_differ(count, methods):
