@@ -10,6 +10,7 @@ hyperparameter can move.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -104,7 +105,9 @@ def _tangent_of(result: tuple[Tree, Tree]) -> Tangent:
     return Tangent(*map(_trees.floats_of, result))
 
 
-def movable(step: Step, hyperparams: Hyperparams, inputs: Inputs, through_grads: bool) -> Tangent:
+def movable(
+    step: Step, hyperparams: Hyperparams, inputs: Inputs, through_grads: bool, needs_product: bool
+) -> Tangent:
     """A tree like a tangent, with ``None`` for the leaves that no hyperparameter ever moves.
 
     Args:
@@ -112,9 +115,14 @@ def movable(step: Step, hyperparams: Hyperparams, inputs: Inputs, through_grads:
       hyperparams: those of the inner optimizer.
       inputs: of the shapes and dtypes that Φ will have; nothing is computed.
       through_grads: whether a hyperparameter of the loss acts on the gradients.
+      needs_product: whether products with the Hessian are to be taken, which act on them, too.
 
     Raises:
       ValueError: the update does not depend on one of the hyperparameters.
+
+    Warns:
+      UserWarning: products are to be taken, and the update does not depend on the gradients, or
+        only in jumps.
     """
     floats = _trees.floats_of(inputs)
 
@@ -143,6 +151,14 @@ def movable(step: Step, hyperparams: Hyperparams, inputs: Inputs, through_grads:
                 f"inner(**hyperparams) must use the value of {name} that it is called with, as "
                 "optax.sgd and lambda learning_rate: optax.chain(..., optax.sgd(learning_rate)) do"
             )
+    by_grads = _dependence.reachable(dependence, set(of_grads), feedback)
+    if needs_product and of_params and not any(i < len(of_params) for i in by_grads):
+        warnings.warn(
+            "the update of inner follows the gradients in jumps alone, as a sign does, so that no "
+            "derivative of them goes through it: this method pays for products with the Hessian "
+            "and sees no more than hyperlr.hd (or discount=0) does; use that",
+            stacklevel=2,
+        )
     start = set(of_hyper.values()) | (of_grads if through_grads else set())
     found = _dependence.reachable(dependence, start, feedback)
     outputs = Tangent(floats.params, floats.inner_state)

@@ -217,11 +217,17 @@ def _run(
             experiment,
             runner.settings_of(experiment, preset, changes),
             out or Path("results") / experiment.name,
-            Console(),
+            _console(),
             data_dir=data_dir,
             preset=str(preset),
             tensorboard=tensorboard,
         )
+
+
+def _console() -> Console:
+    """The terminal; in a file or a pipe, which have no width, as wide as the tables are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 200))
 
 
 @contextlib.contextmanager

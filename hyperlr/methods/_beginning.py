@@ -79,7 +79,9 @@ def _moves_and_rates(
     given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
     step = functools.partial(_inner_step.inner_step, method.inner, given)
     through_grads = bool(method.settings.loss_hyperparams)
-    moves = _inner_step.movable(step, of_inner, inputs, through_grads)
+    moves = _inner_step.movable(
+        step, of_inner, inputs, through_grads, method.settings.needs_product
+    )
     return moves, rates_of(step, of_inner, inputs)
 
 

@@ -161,7 +161,7 @@ def _check_dependence(
     inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
     given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
     step = functools.partial(_inner_step.inner_step, inner, given)
-    _inner_step.movable(step, hyperparams, inputs, through_grads=False)
+    _inner_step.movable(step, hyperparams, inputs, through_grads=False, needs_product=False)
 
 
 def chunk_length(num_steps: int) -> int:

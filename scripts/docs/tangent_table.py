@@ -279,8 +279,8 @@ and as `jax.jvp` of the loop has it (the columns with jvp):
 
 The last column is the slope of the first update in the gradients, by `jax.jvp`, at zero gradients:
 what a parameter needs whose gradient is zero at this point and nowhere else. Where the update
-*jumps*, as a sign does, there is no slope, and only what the rate does in the step itself (B) is left to learn from; `hd`
-uses nothing else.
+*jumps*, as a sign does, there is no slope, and only what the rate does in the step itself (B) is
+left to learn from; `hd` uses nothing else, and the other methods warn.
 """
 
 _CONCLUSION = """

@@ -108,3 +108,11 @@ def test_a_schedule_in_place_of_a_rate_shows_what_to_write():
     schedule = optax.cosine_decay_schedule(0.1, 100)
     with pytest.raises(TypeError, match=r"hyperlr\.scheduled\("):
         hyperlr.marthe(optax.sgd, schedule, hyper_learning_rate=1e-3)
+
+
+@pytest.mark.parametrize("inner", [optax.lion, optax.sign_sgd])
+def test_an_update_that_jumps_is_warned_of_where_it_costs_in_vain(inner):
+    w = jnp.zeros(3)
+    with pytest.warns(UserWarning, match=r"in jumps alone.*use that"):
+        hyperlr.marthe(inner, 0.1, hyper_learning_rate=1e-3).init(w)
+    hyperlr.hd(inner, 0.1, 1e-3).init(w)  # no product, and no warning, which would be an error

@@ -100,6 +100,7 @@ def cast(params):
     return jax.tree.map(lambda x: x.astype(jnp.float64), params)
 
 
+@pytest.mark.filterwarnings("ignore:the update of inner follows the gradients in jumps")
 @pytest.mark.parametrize("name", factories())
 def test_tangents_are_central_differences(name, x64):
     factory, h = factories()[name], 1e-6
