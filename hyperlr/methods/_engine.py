@@ -209,7 +209,7 @@ def online(
         if due is True:
             state, result = move(state)
         else:
-            state = replaced_if(jnp.asarray(due), lambda state: move(state)[0], state)
+            state = replaced_if(jnp.asarray(due), lambda state, _: move(state)[0], state)
             result = step(method.of_inner(state.hyperparams), inputs(state))
         return stepped(method, state, params, result)
 

@@ -184,11 +184,11 @@ def guard(
         returns = ~(steps | completes)
         factor = jnp.where(returns, jnp.asarray(cut, jnp.float32), jnp.ones((), jnp.float32))
 
-        def come_back(target: optax.Params) -> tuple[optax.Updates, optax.OptState]:
+        def come_back(_: Tree, target: optax.Params) -> tuple[optax.Updates, optax.OptState]:
             anew = _restart.restarted(tx.init(target), good.scalars, good.averages, factor)
             return jax.tree.map(_way_back, stepped, target, params), anew
 
-        updates, inner_state = _replaced(~steps, come_back, good.params, (stepped, new_state))
+        updates, inner_state = replaced_if(~steps, come_back, (stepped, new_state), good.params)
         # A first step may have found the first rate, which is not to be looked for again.
         begins = returns | (steps & (state.num_steps == 0))
         scalars = _select(begins, _restart.scalars_of(inner_state), good.scalars)
@@ -242,7 +242,7 @@ def _decided(
     looks = is_time & (verdict.is_best | (state.num_steps % _CADENCE == 0))
     action = jax.lax.cond(looks, look, lambda: verdict.action)
     chooses = is_time & verdict.is_best & (action == Action.STEP)
-    good = replaced_if(chooses, lambda _: _good(params, state.inner_state), state.good)
+    good = replaced_if(chooses, lambda *_: _good(params, state.inner_state), state.good)
     return verdict._replace(action=action), good, chooses
 
 
@@ -284,25 +284,6 @@ def _way_back(step: jax.Array, good: jax.Array, param: jax.Array) -> jax.Array:
         return step
     with jax.numpy_dtype_promotion("standard"):
         return _numbers.saturated((good - param).astype(step.dtype))
-
-
-def _replaced(
-    condition: jax.Array, replacement: Callable[[Tree], Tree], argument: Tree, tree: Tree
-) -> Tree:
-    """``tree``, or ``replacement(argument)``, of the same shapes, where ``condition`` holds.
-
-    A loop that is run through once or not at all: XLA leaves a carry where it is, while it copies
-    what a condition only passes on.
-    """
-
-    def replace(carry: tuple[jax.Array, Tree]) -> tuple[jax.Array, Tree]:
-        is_first, old = carry
-        # What does not depend on the carry is taken out of a loop, and computed at every step.
-        shown = jax.tree.map(lambda x: jnp.where(is_first, x, jnp.zeros_like(x)), argument)
-        new = jax.tree.map(lambda x, y: jnp.asarray(x).astype(y.dtype), replacement(shown), old)
-        return ~is_first, new
-
-    return jax.lax.while_loop(lambda carry: carry[0], replace, (condition, tree))[1]
 
 
 def _num_steps(
