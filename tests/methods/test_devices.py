@@ -161,7 +161,7 @@ assert not [name for name in compiled if "compile" in name], compiled
 
 def test_every_python_block_of_the_page_runs_on_eight_devices():
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join([*blocks, AGAIN])],
         env=processes.environment(EIGHT),
