@@ -23,6 +23,7 @@ _STEPS_OF_FIRST_RATE = 10
 
 
 def init(method: Method, hyperparams: Mapping[str, float | jax.Array], params: Tree) -> OnlineState:
+    """The state at t = 0: every tangent is 0, and leaves that nothing moves have none."""
     _checks.check_real(params)
     dtype = _trees.accumulation_dtype(params)
     wide = dtype if method.tangent_dtype is None else method.tangent_dtype
