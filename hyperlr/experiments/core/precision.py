@@ -1,15 +1,21 @@
 """Float64 for a block of code, whatever the user's global setting."""
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator
 
 import jax
 
 
-def float64() -> AbstractContextManager[None]:
-    """Returns a context in which JAX computes in float64; the global flag is as before after it."""
-    # jax.enable_x64 replaced jax.experimental.enable_x64 in the course of the supported versions.
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # type: ignore[attr-defined]
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """A block in which JAX computes in float64; the global flag is as before after it.
 
-    return enable_x64(True)
+    The flag itself is set: the context manager of JAX that does this has moved between the versions
+    that are supported.
+    """
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
