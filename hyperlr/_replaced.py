@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hyperlr._trees import Tree
+from hyperlr._trees import Tree, is_float
 
 
 def replaced_if(
@@ -24,7 +24,9 @@ def replaced_if(
     def replace(carry: tuple[jax.Array, Tree]) -> tuple[jax.Array, Tree]:
         is_first, old = carry
         # Always the argument itself, but XLA does not know, and leaves what is made of it inside.
-        shown = jax.tree.map(lambda x: jnp.where(is_first, x, jnp.zeros_like(x)), argument)
+        shown = jax.tree.map(
+            lambda x: jnp.where(is_first, x, jnp.zeros_like(x)) if is_float(x) else x, argument
+        )
         new = replacement(old, shown)
         return ~is_first, jax.tree.map(lambda x, y: jnp.asarray(x).astype(y.dtype), new, old)
 

@@ -196,21 +196,21 @@ def online(
         given = {k: extra_args.pop(k) for k in _DIFFERENTIABLE if k in extra_args}
         step = functools.partial(_inner_step.inner_step, method.inner, extra_args)
 
-        def inputs(state: OnlineState) -> Inputs:
+        def inputs(state: OnlineState, params: Tree) -> Inputs:
             return Inputs(grads, state.inner_state, params, given)
 
-        def move(state: OnlineState) -> tuple[OnlineState, tuple[Tree, Tree]]:
+        def move(state: OnlineState, params: Tree) -> tuple[OnlineState, tuple[Tree, Tree]]:
             products = derivatives_of_step(state, hessian_product, value_fn, loss, params, of_loss)
             objective = objective_grad(val_grad, grads, loss, state, params)
-            state = begin(method, step, state, inputs(state), loss)
-            return moved(method, step, state, inputs(state), products, objective)
+            state = begin(method, step, state, inputs(state, params), loss)
+            return moved(method, step, state, inputs(state, params), products, objective)
 
         due = is_due(state)
         if due is True:
-            state, result = move(state)
+            state, result = move(state, params)
         else:
-            state = replaced_if(jnp.asarray(due), lambda state, _: move(state)[0], state)
-            result = step(method.of_inner(state.hyperparams), inputs(state))
+            state = replaced_if(jnp.asarray(due), lambda *args: move(*args)[0], state, params)
+            result = step(method.of_inner(state.hyperparams), inputs(state, params))
         return stepped(method, state, params, result)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from problems.reference import gradient, hessian, make_batches
 
 import hyperlr
@@ -89,6 +90,39 @@ def test_the_product_is_not_computed_between():
         w, state = step(w, state)
     jax.block_until_ready(w)
     assert len(computed) == 2
+
+
+@pytest.mark.parametrize(("hvp", "count"), [("forward_over_reverse", 2), ("finite_difference", 4)])
+def test_a_loss_that_is_handed_on_is_not_evaluated_between(hvp, count):
+    """Not even the part of the product that no tangent is in, which a compiler could take out."""
+    evaluated = []
+
+    def record(w):
+        evaluated.append(1)
+        return w
+
+    @jax.custom_jvp
+    def watched(w):
+        return jax.pure_callback(record, jax.ShapeDtypeStruct(w.shape, w.dtype), w)
+
+    @watched.defjvp
+    def _(primals, tangents):
+        return watched(*primals), tangents[0]
+
+    tx = hyperlr.rtho(optax.sgd, 1e-2, 1e-4, every=4, hvp=hvp)
+
+    @jax.jit
+    def step(w, state):
+        value_fn = lambda w: jnp.sum(watched(w) ** 4)
+        updates, state = tx.update(4 * w**3, state, w, value_fn=value_fn)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.ones(3)
+    state = tx.init(w)
+    for _ in range(8):
+        w, state = step(w, state)
+    jax.block_until_ready(w)
+    assert len(evaluated) == count
 
 
 def test_a_function_says_when():
