@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import hyperlr
@@ -15,6 +16,9 @@ from hyperlr.experiments.core import style
 
 LEARNING_RATE = 0.01
 """η_0, where every schedule of the paper's Section 5 starts."""
+
+BURSTS = hyperlr.Bursts()
+"""When `auto` moves its rate."""
 
 Inner = Callable[..., optax.GradientTransformation]
 
@@ -26,7 +30,7 @@ class Method(NamedTuple):
     """Name in figures and tables."""
     color: str
     cost: float
-    """FLOPs of a step over those of a plain one, of the network of Section 5."""
+    """FLOPs of a step that moves the rate, over a plain one's, of the network of Section 5."""
     schedule: Callable[[Any, int], optax.Schedule] | None = None
     """Makes the schedule from its rate and the number of steps; of the four of Section 6, a
     function of the epoch in a run of 200."""
@@ -44,11 +48,29 @@ class Method(NamedTuple):
     share: float | None = None
     """Of the minibatch, on which `hyperlr.value_and_grad` takes product and objective; None: the
     objective is the loss on a minibatch of validation images."""
+    every: Callable[[Any], Any] | None = None
+    """Whether the rate moves in the steps of an array; None: in all."""
+
+    def plain_steps(self, num_steps: int) -> float:
+        """What a run costs, in plain steps."""
+        return float(cost_of_steps(self.cost, self.every, num_steps)[-1])
 
     @property
     def tuned(self) -> bool:
         """Whether the number is the rate itself, chosen on validation data."""
         return self.schedule is not None and bool(self.symbol)
+
+
+def cost_of_steps(cost: float, every: Callable[[Any], Any] | None, num_steps: int) -> np.ndarray:
+    """What the first steps cost, float [num_steps], each with all before it.
+
+    Args:
+      cost: of a step that moves the rate; the others cost 1.
+      every: whether it moves in the steps of an array; None: in all.
+      num_steps: of the run.
+    """
+    moves = np.ones(num_steps) if every is None else every(np.arange(num_steps))
+    return np.cumsum(1.0 + (cost - 1.0) * moves)
 
 
 def marthe_fixed(
@@ -73,7 +95,7 @@ def _scale_free(inner: Inner, rate: Any, number: Any) -> optax.GradientTransform
 
 def _auto(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
     del number
-    return hyperlr.auto(inner, rate)
+    return hyperlr.auto(inner, rate, every=BURSTS)
 
 
 def _constant(rate: Any, num_steps: int) -> optax.Schedule:
@@ -138,8 +160,7 @@ METHODS = {
         _decades(-8, -3), _decades(-11, -3)),
     "marthe_scale_free": Method(
         "MARTHE (scale-free)", style.PURPLE, 3.67, None, _scale_free, "γ", *_GAMMAS, margin=4.0),
-    # 1.92 in a step in which the rate moves, which are 148 of 512.
-    "auto": Method("auto", style.ORANGE, 1.27, None, _auto, share=0.25),
+    "auto": Method("auto", style.ORANGE, 1.92, None, _auto, share=0.25, every=BURSTS),
     # The cost is that of an outer iteration, over as many plain steps.
     "lrs_opt": Method("LRS-OPT", style.BLACK, 4.0),
     # Section 6.

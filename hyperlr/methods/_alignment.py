@@ -29,9 +29,9 @@ def alignment(opt_state: optax.OptState, objective_grad: Tree) -> dict[str, jax.
     Returns:
       A dict of scalars of the tangents' dtype, for logging beside :func:`hyperlr.metrics`.
       ``tangent_norm`` is ‖Z‖, in units of the parameters over those of the rate; ``objective_norm``
-      is ‖e‖; ``cosine`` is 0 where Z or e is. The e of :func:`hyperlr.value_and_grad` is 0 in steps
-      that do not move the rate (``every``). With several hyperparameters the first and the last
-      are ``cosine/momentum`` and so on. Supports ``jit``, ``scan`` and ``vmap``.
+      is ‖e‖; ``cosine`` is 0 where Z or e is. In steps that do not move the rate (``every``),
+      ``val_grad`` of :func:`hyperlr.value_and_grad` is 0. With several hyperparameters the first
+      and the last are ``cosine/momentum`` and so on. Supports ``jit``, ``scan`` and ``vmap``.
 
     Raises:
       ValueError: ``opt_state`` does not contain exactly one method of hyperlr.

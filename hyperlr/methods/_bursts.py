@@ -14,7 +14,8 @@ class Bursts:
     ``length`` of every ``period``. Z is held between two bursts, and goes on from where it was. A
     burst must be long enough for what Z has of the burst before to fade.
 
-    Called with a step count (int32, or an array of them), it returns whether that step is one.
+    Called with a step count (int32 scalar, or an array of any shape), it returns whether that step
+    is one (bool of that shape). Two with the same numbers are equal.
 
     Attributes:
       first: the number of steps at the beginning, all of which move them.

@@ -85,7 +85,8 @@ def online(
         ``optax.contrib.schedule_free_eval_params``: then that is w̄, and Z̄ its derivative.
       every: k ≥ 1; Z and η move at every k-th step, and plain inner steps lie between. Or a
         function of the step count (int32 scalar) that returns whether they move at that step, such
-        as :class:`hyperlr.Bursts`; at the first one they always do.
+        as :class:`hyperlr.Bursts`; at the first one they always do. It is part of the structure of
+        the state, which is restored into a method whose function compares equal to it.
       loss_hyperparams: the names in ``hyperparams`` that are the loss's and not ``inner``'s: label
         smoothing, the weight of a penalty. ``value_fn(params, loss_hyperparams)`` then takes the
         dict of them, and ``grads`` must be the gradients at their current values, which

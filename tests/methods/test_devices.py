@@ -49,7 +49,7 @@ def counted(facts, scalars=True):
     return collections.Counter(pair for pair in found if scalars or pair[1])
 
 
-@pytest.mark.parametrize(("layout", "method"), [*CASES, ("data", "auto")])
+@pytest.mark.parametrize(("layout", "method"), [*CASES, ("data", "auto"), ("tensor", "auto")])
 def test_the_trajectory_is_that_of_one_device(report, layout, method):
     assert report["travel"][method] > 1e-2  # there is a trajectory to compare
     assert report[layout][method]["difference"] < 1e-12

@@ -160,7 +160,7 @@ def parts(task: Task, settings: Settings, data: Data) -> Iterator[Part]:
             yield Part(
                 f"search-{name}",
                 f"{method.label}: {method.symbol}",
-                method.cost * settings.search_steps,
+                method.plain_steps(settings.search_steps),
                 of_method | {"search_steps": settings.search_steps},
                 functools.partial(_search, run, data, settings.search_steps),
             )
@@ -168,7 +168,7 @@ def parts(task: Task, settings: Settings, data: Data) -> Iterator[Part]:
             yield Part(
                 f"{name}-{seed}",
                 f"{method.label}, seed {seed}",
-                method.cost * num_steps,
+                method.plain_steps(num_steps),
                 of_method | {"seed": seed},
                 functools.partial(_train, run._replace(seed=seed), data),
                 {f"search-{name}": ["number"]} if name in SEARCHED else {},

@@ -11,6 +11,7 @@ from optax import contrib
 import hyperlr
 from hyperlr import optimizers
 from hyperlr.experiments.core import style
+from hyperlr.experiments.methods import BURSTS, cost_of_steps
 
 Inner = Callable[..., optax.GradientTransformation]
 
@@ -47,9 +48,7 @@ class Entrant(NamedTuple):
 
     def gradients(self, num_steps: int) -> np.ndarray:
         """What the first steps cost, float [num_steps], each with all before it."""
-        steps = np.arange(num_steps)
-        moves = np.ones(num_steps) if self.every is None else self.every(steps)
-        return np.cumsum(1.0 + (self.cost - 1.0) * moves)
+        return cost_of_steps(self.cost, self.every, num_steps)
 
     @property
     def tuned(self) -> bool:
@@ -57,11 +56,8 @@ class Entrant(NamedTuple):
         return "grid" in self.given
 
 
-_BURSTS = hyperlr.Bursts()
-
-
 def _auto(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:
-    return hyperlr.auto(INNER[inner][1], every=_BURSTS)
+    return hyperlr.auto(INNER[inner][1], every=BURSTS)
 
 
 def _scale_free(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:
@@ -95,9 +91,9 @@ _ADAM = ("adam",)
 # Each optimizer without a rate as its own documentation has it.
 # fmt: off
 ENTRANTS = {
-    "auto": Entrant("auto, share 1/4", style.ORANGE, "", _auto, 2.0, _BURSTS, 0.25, True),
-    "auto_full": Entrant("auto, share 1", style.RED, "", _auto, 4.0, _BURSTS, learns=True),
-    "auto_eighth": Entrant("auto, share 1/8", style.GOLD, "", _auto, 1.5, _BURSTS, 0.125, True),
+    "auto": Entrant("auto, share 1/4", style.ORANGE, "", _auto, 2.0, BURSTS, 0.25, True),
+    "auto_full": Entrant("auto, share 1", style.RED, "", _auto, 4.0, BURSTS, learns=True),
+    "auto_eighth": Entrant("auto, share 1/8", style.GOLD, "", _auto, 1.5, BURSTS, 0.125, True),
     "marthe_scale_free": Entrant(
         "MARTHE (scale-free)", style.PURPLE, "γ", _scale_free, 3.0, learns=True),
     "hd": Entrant("HD", style.BLUE, "η₀, β", _hd, learns=True),

@@ -184,7 +184,7 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
         yield Part(
             searched,
             f"{method.label}: {method.symbol}",
-            method.cost * num_steps * len(candidates) * len(search_seeds),
+            method.plain_steps(num_steps) * len(candidates) * len(search_seeds),
             determined_by
             | {"seeds": search_seeds, "search_steps": num_steps, "margin": method.margin},
             find,
@@ -201,7 +201,7 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
         yield Part(
             part,
             method.label,
-            method.cost * settings.num_steps * num_lanes / len(names),
+            method.plain_steps(settings.num_steps) * num_lanes / len(names),
             determined_by | {"seeds": seeds, "neighbours": settings.neighbours, "group": group},
             functools.partial(train, group),
             {searched: ["number"]} if searched else {},

@@ -92,7 +92,7 @@ def _cost(outcomes: Outcomes, name: str) -> dict[str, float]:
         each = outcomes.searches[name]
         first_steps = len(each.seeds) * each.found["losses"].size
         runs += first_steps / num_steps
-    return {"runs": runs, "plain_steps": runs * num_steps * method.cost}
+    return {"runs": runs, "plain_steps": runs * method.plain_steps(num_steps)}
 
 
 def _of_seeds(outcomes: Outcomes, trained: training.Trained) -> dict[str, Any]:

@@ -5,7 +5,7 @@ setting for all of them.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ def parts(settings: Settings, data: Data) -> Iterator[Part]:
     def part(
         name: str,
         label: str,
-        cost: float,
+        plain_steps: Callable[[int], float],
         make: training.MakeOptimizer,
         points: Sequence[Any],
         share: float | None = None,
@@ -82,7 +82,7 @@ def parts(settings: Settings, data: Data) -> Iterator[Part]:
         return Part(
             name,
             label,
-            cost * len(points) * settings.num_seeds * settings.num_steps,
+            plain_steps(settings.num_steps) * len(points) * settings.num_seeds,
             common | {"points": points, "number": number, "share": share},
             functools.partial(train_points, make, points, settings, data, share),
         )
@@ -93,17 +93,19 @@ def parts(settings: Settings, data: Data) -> Iterator[Part]:
             method = METHODS[name]
             from_start = functools.partial(_from_start, name, inner, number)
             starts, share = settings.starts, method.share
-            yield part(f"{key}-{name}", label, method.cost, from_start, starts, share, number)
+            yield part(
+                f"{key}-{name}", label, method.plain_steps, from_start, starts, share, number
+            )
         for name in BASELINES:
             tuned = maker(f"{name}_tuned", inner, None, settings.num_steps)
-            yield part(f"{key}-{name}", label, 1.0, tuned, settings.grid)
+            yield part(f"{key}-{name}", label, float, tuned, settings.grid)
         alone, auto = functools.partial(_of_its_own, inner), METHODS["auto"]
-        yield part(f"{key}-auto-alone", label, auto.cost, alone, (0.0,), auto.share)
+        yield part(f"{key}-auto-alone", label, auto.plain_steps, alone, (0.0,), auto.share)
     pairs = [(start, discount) for start in settings.starts for discount in settings.discounts]
     method = METHODS["marthe_fixed"]
     for beta in settings.betas:
         make = functools.partial(_fixed, beta, INNER[settings.sensitive_inner][1])
-        yield part(f"sensitivity-{beta:g}", "sensitivity to μ", method.cost, make, pairs)
+        yield part(f"sensitivity-{beta:g}", "sensitivity to μ", method.plain_steps, make, pairs)
 
 
 def outcomes(results: Results) -> Outcomes:

@@ -80,7 +80,7 @@ def test_table_says_what_was_given_and_what_it_cost(written, metrics):
     assert any("too short to conclude anything" in line for line in lines)
     # Two candidates for β on two seeds, ten first steps each, and the run itself.
     assert metrics["methods"]["hd"]["cost"] == {"runs": 5.0, "plain_steps": 100.0}
-    assert metrics["methods"]["auto"]["cost"]["plain_steps"] == pytest.approx(12.7)
+    assert metrics["methods"]["auto"]["cost"]["plain_steps"] == pytest.approx(19.2)
 
 
 def test_tuned_methods_take_the_best_rate_of_the_validation_data(metrics):

@@ -69,9 +69,13 @@ def test_rtho_leaves_the_valley_of_bukin_and_hd_does_not():
         10 * hd.learning_rates.max(axis=1), rtho.learning_rates.max(axis=1)
     )
     np.testing.assert_array_equal(rtho.learning_rates[:, -1], 0.0)
-    # In which steps MARTHE forgets hangs on rounding here, but it is a good part of them.
-    np.testing.assert_array_less(0.2, np.mean(marthe.discounts == 0.0, axis=1))
     np.testing.assert_array_less(marthe.best_values, rtho.best_values)
+
+
+def test_marthe_forgets_in_a_good_part_of_the_steps_in_the_valley_of_bukin():
+    """How often at one β hangs on rounding, from none to two steps of five; not over many."""
+    marthe = toy.descend("marthe_mu", BUKIN, list(np.geomspace(1e-4, 5e-4, 24)))
+    assert 0.2 < np.mean(marthe.discounts == 0.0) < 0.3
 
 
 def test_descent_in_a_batch_is_the_descent_alone():
