@@ -6,8 +6,8 @@ QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expens
 """XLA without its dear passes, which take most of the time of compiling."""
 
 
-# Collectives of virtual devices wait in threads of one pool, whose size XLA takes from here. With one
-# a device, sums that do not depend on one another can fill it, and wait for ever for the last.
+# Collectives of virtual devices wait in threads of one pool, whose size XLA takes from here. With a
+# thread a device, independent sums can fill it, and wait for ever for the last to come.
 _THREADS = {"NPROC": "32"}
 
 
