@@ -187,3 +187,44 @@ def test_the_average_is_found_in_any_wrapper_and_kept_in_float32():
     assert {x.dtype for x in jax.tree.leaves(optax.tree.get(state, "average").params)} == {
         jnp.dtype(jnp.float32)
     }
+
+
+def test_an_average_with_a_nan_in_it_begins_anew():
+    """As restored from a run that went wrong; the finite part of w̄ is kept."""
+    tx = hyperlr.online(
+        optax.sgd,
+        {"learning_rate": 0.1},
+        discount=0.9,
+        hyper_optimizer=hyperlr.exponentiated_gradient(0.1),
+        average=8.0,
+    )
+    loss_fn = lambda w, batch: jnp.sum((w - 1.0) ** 2)
+
+    def step(w, state):
+        _, grads, extra = hyperlr.value_and_grad(loss_fn)(w, None, state=state)
+        updates, state = tx.update(grads, state, w, **extra)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros(3)
+    state = tx.init(w)
+    for _ in range(4):
+        w, state = step(w, state)
+    spoiled = state.average._replace(
+        params=state.average.params.at[0].set(jnp.nan),
+        tangent=jax.tree.map(lambda z: jnp.nan * z, state.average.tangent),
+    )
+    before, rate = state.average.params, hyperlr.metrics(state)["learning_rate"]
+    state = state._replace(average=spoiled)
+    w_then = w
+    w, state = step(w, state)
+    assert hyperlr.metrics(state)["num_restarts"] == 1
+    assert hyperlr.metrics(state)["learning_rate"] == rate
+    c = 9 / (4 + 9)
+    expected = before.at[0].set(w_then[0])
+    np.testing.assert_allclose(state.average.params, expected + c * (w - expected), rtol=1e-6)
+    z = state.tangent["learning_rate"].params
+    np.testing.assert_allclose(state.average.tangent["learning_rate"], c * z, rtol=1e-6)
+    for _ in range(3):
+        w, state = step(w, state)
+    assert hyperlr.metrics(state)["num_restarts"] == 1
+    assert hyperlr.metrics(state)["learning_rate"] > rate
