@@ -331,7 +331,7 @@ def _when_due(
     unused = jax.eval_shape(lambda: with_derivatives()[2:])
 
     def plain() -> tuple[Tree, Any, Any, Tree]:
-        return *without(), *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unused)
+        return *without(), *jax.tree.map(jnp.zeros_like, unused)
 
     return jax.lax.cond(functools.reduce(jnp.logical_or, dues), with_derivatives, plain)
 

@@ -30,7 +30,8 @@ def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0) 
 def inner_product(x: Tree, y: Tree) -> jax.Array:
     """⟨x, y⟩ over two trees, accumulated in at least float32."""
     dtype = _trees.accumulation_dtype((x, y))
-    # A sum of products, not jnp.vdot: flattening a sharded array would gather it first.
+    # A sum of products, not jnp.vdot: flattening a sharded array would gather it first. Nor are
+    # small arrays put together, as below: XLA would divide activations in another way for that.
     products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), x, y)
     return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype))
 
@@ -61,6 +62,9 @@ def has_finite_norm(tree: Tree) -> jax.Array:
     dtype = _trees.accumulation_dtype(tree)
 
     def squared(x: jax.Array) -> jax.Array:
+        if _is_divided(x):  # how the result of a product would lie is not told by its type
+            x = x.astype(_product_dtype(x))
+            return jnp.sum(jnp.real(x * jnp.conj(x))).astype(dtype)
         # A product of matrices, since that is the fastest reduction there is.
         axes = tuple(range(x.ndim))
         dot = jax.lax.dot_general(
@@ -72,15 +76,25 @@ def has_finite_norm(tree: Tree) -> jax.Array:
 
 
 def _product_dtype(x: jax.Array) -> Any:
-    return None if x.dtype.itemsize > 4 else jnp.promote_types(x.dtype, jnp.float32)
+    return x.dtype if x.dtype.itemsize > 4 else jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _arrays(tree: Tree) -> list[jax.Array]:
     """The leaves that are real or complex numbers, with small ones in few arrays."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     small: dict[Any, list[jax.Array]] = {}
+    large = []
     for x in leaves:
-        if x.size <= _SMALL:
+        if x.size <= _SMALL and not _is_divided(x):
             small.setdefault(x.dtype, []).append(jnp.ravel(x))
-    large = [x for x in leaves if x.size > _SMALL]
+        else:
+            large.append(x)
     return large + [jnp.concatenate(x) for x in small.values()]
+
+
+def _is_divided(x: jax.Array) -> bool:
+    """Whether an array lies in parts on several devices, as far as its type tells.
+
+    It does where the axes of the mesh are explicit; to put such arrays together is an error.
+    """
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)

@@ -49,7 +49,17 @@ def counted(facts, scalars=True):
     return collections.Counter(pair for pair in found if scalars or pair[1])
 
 
-@pytest.mark.parametrize(("layout", "method"), [*CASES, ("data", "auto"), ("tensor", "auto")])
+@pytest.mark.parametrize(
+    ("layout", "method"),
+    [
+        *CASES,
+        ("data", "auto"),
+        ("tensor", "auto"),
+        ("explicit", "hd"),
+        ("explicit", "marthe"),
+        ("explicit", "auto"),
+    ],
+)
 def test_the_trajectory_is_that_of_one_device(report, layout, method):
     assert report["travel"][method] > 1e-2  # there is a trajectory to compare
     assert report[layout][method]["difference"] < 1e-12
@@ -84,6 +94,11 @@ def test_divided_layers_need_what_the_model_needs_and_a_few_scalars(report):
     hd = counted(report["tensor"]["hd"])
     assert 0 < hd.pop(("all-reduce", ())) <= 4
     assert hd <= counted(floor)
+
+
+def test_where_axes_are_explicit_nothing_is_gathered(report):
+    kinds = {kind for kind, _ in counted(report["explicit"]["marthe"])}
+    assert kinds == {"all-reduce"}
 
 
 def test_divided_parameters_are_gathered_as_often_as_by_the_floor(report):

@@ -42,13 +42,28 @@ class Layout(NamedTuple):
     mesh: Mesh
     params: Any
     """A PartitionSpec for each parameter; minibatches are divided along the axis "data"."""
+    loss: Any = networks.mlp_loss
+
+
+def explicit_loss(params, batch, mesh):
+    """``networks.mlp_loss`` as it is written where axes are explicit, for layers divided."""
+    x, y = batch
+    first, last = params["layer_0"], params["layer_1"]
+    x = jnp.tanh(x @ first["w"] + first["b"][None, :])
+    divided = NamedSharding(mesh, PartitionSpec("data"))
+    x = jnp.matmul(x, last["w"], out_sharding=divided) + last["b"][None, :]
+    return jnp.mean((x - y) ** 2)
 
 
 def layouts():
-    """Data-parallel; layers divided as by Megatron; every array divided along its first axis."""
+    """Data-parallel; layers divided as by Megatron; every array divided along its first axis.
+
+    Layers divided also by axes that are part of the types of arrays.
+    """
     P = PartitionSpec
     line = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     grid = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    explicit = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     # The hidden units are divided: the only sum over them is in the second layer's product.
     megatron = {
         "layer_0": {"w": P(None, "model"), "b": P("model")},
@@ -62,6 +77,7 @@ def layouts():
         "data": Layout(line, everywhere(P())),
         "tensor": Layout(grid, megatron),
         "fsdp": Layout(line, everywhere(P("data"))),
+        "explicit": Layout(explicit, megatron, functools.partial(explicit_loss, mesh=explicit)),
     }
 
 
@@ -78,28 +94,32 @@ def init(tx, params, mesh):
     return jax.jit(tx.init, out_shardings=shardings)(params)
 
 
-def online_step(tx):
+def online_step(tx, loss=networks.mlp_loss):
     """A training step with a validation batch."""
 
     def step(carry, batch, val_batch):
         params, state = carry
-        value_fn = functools.partial(networks.mlp_loss, batch=batch)
+        value_fn = functools.partial(loss, batch=batch)
         grads = jax.grad(value_fn)(params)
-        val_grad = jax.grad(networks.mlp_loss)(params, val_batch)
+        val_grad = jax.grad(loss)(params, val_batch)
         updates, state = tx.update(grads, state, params, value_fn=value_fn, val_grad=val_grad)
         return optax.apply_updates(params, updates), state
 
     return step
 
 
-def auto_step(carry, batch, val_batch):
+def auto_step(loss=networks.mlp_loss):
     """A training step without a number: it finds its first rate, and looks at the average."""
-    del val_batch
-    params, state = carry
-    value_and_grad = hyperlr.value_and_grad(networks.mlp_loss, share=0.5)
-    _, grads, extra = value_and_grad(params, batch, state=state)
-    updates, state = AUTO.update(grads, state, params, **extra)
-    return optax.apply_updates(params, updates), state
+
+    def step(carry, batch, val_batch):
+        del val_batch
+        params, state = carry
+        value_and_grad = hyperlr.value_and_grad(loss, share=0.5)
+        _, grads, extra = value_and_grad(params, batch, state=state)
+        updates, state = AUTO.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def floor_step(carry, batch, val_batch, vector):
@@ -187,7 +207,7 @@ def trajectories_of_one_device(params, batches, val_batches):
         arguments = [(at(batches, t), at(val_batches, t)) for t in range(STEPS)]
         found[name], _ = run(online_step(tx), (params, jax.jit(tx.init)(params)), arguments)
     arguments = [(at(batches, t), at(val_batches, t)) for t in range(STEPS)]
-    found["auto"], _ = run(auto_step, (params, jax.jit(AUTO.init)(params)), arguments)
+    found["auto"], _ = run(auto_step(), (params, jax.jit(AUTO.init)(params)), arguments)
     schedule = offline.init_outer_state(jnp.full(HORIZON, 0.05), LRS_OPT)
     arguments = [(params, at(batches, slice(HORIZON)), at(val_batches, 0))] * STEPS
     found["lrs_opt"], _ = run(outer_step, schedule, arguments)
@@ -215,18 +235,22 @@ def main():
         ]
         facts = report[layout_name] = {}
         for name, tx in ONLINE.items():
-            states, facts[name] = run(online_step(tx), (w, init(tx, w, layout.mesh)), one_by_one)
+            step = online_step(tx, layout.loss)
+            states, facts[name] = run(step, (w, init(tx, w, layout.mesh)), one_by_one)
             facts[name]["difference"] = difference(states, alone[name])
-        state = (w, init(ADAM(0.01), w, layout.mesh))
-        floor = jax.jit(floor_step).lower(state, *one_by_one[0], w).compile()
-        facts["floor"] = {"collectives": collectives(floor)}
+        if layout_name != "explicit":
+            state = (w, init(ADAM(0.01), w, layout.mesh))
+            floor = jax.jit(floor_step).lower(state, *one_by_one[0], w).compile()
+            facts["floor"] = {"collectives": collectives(floor)}
         if layout_name == "fsdp":
             continue  # half as much again to compile, and nothing that "tensor" does not show
         state = (w, init(AUTO, w, layout.mesh))
         # Where the guard chooses between two states, XLA may divide even what was whole.
         there = jax.tree.map(lambda x: x.sharding, state)
-        states, facts["auto"] = run(auto_step, state, one_by_one, there)
+        states, facts["auto"] = run(auto_step(layout.loss), state, one_by_one, there)
         facts["auto"]["difference"] = difference(states, alone["auto"])
+        if layout_name == "explicit":
+            continue  # a schedule is searched for by the same arithmetic
         schedule = offline.init_outer_state(jnp.full(HORIZON, 0.05), LRS_OPT)
         schedule = jax.device_put(schedule, place(PartitionSpec()))
         stack = jax.device_put(at(batches, slice(HORIZON)), place(PartitionSpec(None, "data")))
