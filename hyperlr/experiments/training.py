@@ -84,14 +84,15 @@ def make_lanes(
       hidden_widths: units of the hidden layers.
     """
     widths = (data.images.shape[1], *hidden_widths, data.num_classes)
-    progressions = [_progression(data, seed, num_steps, batch_size) for seed in seeds]
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    drawn = []
+    for seed in seeds:
+        split, rng = split_indices(data, seed), np.random.default_rng([seed, 1])
+        drawn.append((*batches.of_both(rng, *split, num_steps, batch_size), split[1]))
     return Lanes(
-        params=jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
-        step_sizes=jnp.asarray(step_sizes, jnp.float32),
-        train_batches=np.stack([train for train, _, _ in progressions]),
-        val_batches=np.stack([val for _, val, _ in progressions]),
-        val_indices=np.stack([indices for _, _, indices in progressions]),
+        jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
+        jnp.asarray(step_sizes, jnp.float32),
+        *map(np.stack, zip(*drawn, strict=True)),
     )
 
 
@@ -121,38 +122,40 @@ def train(
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
     # The chunks donate their state, and the caller may train these lanes again.
     params = jax.tree.map(jnp.copy, lanes.params)
-    state = _init(make_optimizer, params, lanes.step_sizes)
+    sizes = lanes.step_sizes
+    state = _init(make_optimizer, params, sizes)
     num_steps = lanes.train_batches.shape[1]
     starts = range(0, num_steps, chunk_steps)
     records, evaluations = [], []
     for start in starts:
         steps = slice(start, start + chunk_steps)
+        minibatches = lanes.train_batches[:, steps], lanes.val_batches[:, steps]
         params, state, chunk_records = _train_chunk(
-            make_optimizer,
-            share,
-            params,
-            state,
-            lanes.step_sizes,
-            images,
-            labels,
-            lanes.train_batches[:, steps],
-            lanes.val_batches[:, steps],
+            make_optimizer, share, params, state, sizes, images, labels, *minibatches
         )
         evaluated = hyperlr.eval_params(state, params)
         evaluations.append(_evaluate(evaluated, images, labels, lanes.val_indices))
         records.append(jax.tree.map(np.asarray, chunk_records))
         on_progress(min(chunk_steps, num_steps - start) / num_steps)
-    test_loss, test_accuracy = _evaluate_on_all(
-        evaluated, jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
-    )
+    test = _evaluate(evaluated, jnp.asarray(data.test_images), jnp.asarray(data.test_labels))
     return Trained(
-        records=jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
-        curve_steps=np.array([min(start + chunk_steps, num_steps) for start in starts]),
-        val_loss=np.stack([np.asarray(loss) for loss, _ in evaluations], axis=1),
-        val_accuracy=np.stack([np.asarray(share) for _, share in evaluations], axis=1),
-        test_loss=np.asarray(test_loss),
-        test_accuracy=np.asarray(test_accuracy),
+        jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
+        np.array([min(start + chunk_steps, num_steps) for start in starts]),
+        *(np.stack(of_points, axis=1) for of_points in zip(*evaluations, strict=True)),
+        *map(np.asarray, test),
     )
+
+
+def scores(trained: Trained, num_classes: int) -> dict[str, np.ndarray]:
+    """Returns what each lane came to in the end, [K] each."""
+    return {
+        "val_accuracy": trained.val_accuracy[:, -1],
+        "test_accuracy": trained.test_accuracy,
+        "val_loss": trained.val_loss[:, -1],
+        "test_loss": trained.test_loss,
+        "final_learning_rate": trained.records["learning_rate"][:, -1],
+        "diverged": diverged(trained, num_classes),
+    }
 
 
 def diverged(trained: Trained, num_classes: int) -> np.ndarray:
@@ -199,19 +202,14 @@ def seconds_per_step(settings: Any, data: Data) -> float:
     """Times plain gradient descent on one lane, without compilation."""
     lanes = lanes_maker(settings, data)([0], [0.0])
     params = jax.tree.map(lambda x: x[0], lanes.params)
+    state, rate = _plain_descent(0.0).init(params), jnp.zeros(())
+    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+    minibatches = (x[0, :_TIMED_STEPS] for x in (lanes.train_batches, lanes.val_batches))
     steps = jax.jit(functools.partial(train_steps, _plain_descent))
-    arguments = (
-        params,
-        _plain_descent(0.0).init(params),
-        jnp.zeros(()),
-        jnp.asarray(data.images),
-        jnp.asarray(data.labels),
-        lanes.train_batches[0, :_TIMED_STEPS],
-        lanes.val_batches[0, :_TIMED_STEPS],
-    )
-    jax.block_until_ready(steps(*arguments))
+    run = functools.partial(steps, params, state, rate, images, labels, *minibatches)
+    jax.block_until_ready(run())
     start = time.perf_counter()
-    jax.block_until_ready(steps(*arguments))
+    jax.block_until_ready(run())
     return (time.perf_counter() - start) / min(_TIMED_STEPS, lanes.train_batches.shape[1])
 
 
@@ -313,39 +311,15 @@ def _train_chunk(
 
 @jax.jit
 def _evaluate(
-    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and accuracy [K] on each lane's own images, indices [K, n]."""
+    """Returns loss and accuracy [K]; where there are indices [K, n], on each lane's own images."""
+
+    def of_lane(lane: tuple[mlp.Params, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
+        params, own = lane
+        shown, expected = (images, labels) if own is None else (images[own], labels[own])
+        logits = mlp.apply_mlp(params, as_inputs(shown))
+        return mlp.cross_entropy(logits, expected), mlp.accuracy(logits, expected)
+
     # One lane after another: side by side, the activations of many lanes would take much memory.
-    return jax.lax.map(
-        lambda lane: _loss_and_accuracy(lane[0], images[lane[1]], labels[lane[1]]),
-        (params, indices),
-    )
-
-
-@jax.jit
-def _evaluate_on_all(
-    params: mlp.Params, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and accuracy [K] on the same images for all lanes."""
-    return jax.lax.map(lambda lane: _loss_and_accuracy(lane, images, labels), params)
-
-
-def _loss_and_accuracy(
-    params: mlp.Params, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    logits = mlp.apply_mlp(params, as_inputs(images))
-    return mlp.cross_entropy(logits, labels), mlp.accuracy(logits, labels)
-
-
-def _progression(
-    data: Data, seed: int, num_steps: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a seed's training minibatches, validation minibatches and validation set."""
-    train_indices, val_indices = split_indices(data, seed)
-    rng = np.random.default_rng([seed, 1])
-    return (
-        batches.epoch_batches(rng, train_indices, num_steps, batch_size),
-        batches.independent_batches(rng, val_indices, num_steps, batch_size),
-        val_indices,
-    )
+    return jax.lax.map(of_lane, (params, indices))

@@ -11,6 +11,7 @@ import optax
 
 from hyperlr import curvature
 from hyperlr.experiments import training
+from hyperlr.experiments.core.experiment import Work
 from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
@@ -173,15 +174,9 @@ def descend(
 ) -> Descent:
     """Descends with a constant step.
 
-    Args:
-      loss: f.
-      params: the start.
-      step_size: ε.
-      num_steps: T.
-      lipschitz_every: steps between two measurements of the sharpness; 0 for none.
-      lipschitz_limit: the descent ends early where the sharpness is above.
+    The sharpness is measured every so many steps (0: not at all), and where it is above its limit
+    the descent ends early.
     """
-
     values, squared_norms, lipschitz = [], [], 0.0
     for t in range(num_steps + 1):
         if lipschitz_every and t % lipschitz_every == 0:
@@ -211,14 +206,8 @@ def descent_with_bound(loss: Loss, params: Any, num_steps: int, *, lipschitz_eve
     """
     lipschitz = float(_sharpness(loss, params)) * _MARGIN
     while True:
-        descent = descend(
-            loss,
-            params,
-            1 / lipschitz,
-            num_steps,
-            lipschitz_every=lipschitz_every,
-            lipschitz_limit=lipschitz,
-        )
+        limits: Any = {"lipschitz_every": lipschitz_every, "lipschitz_limit": lipschitz}
+        descent = descend(loss, params, 1 / lipschitz, num_steps, **limits)
         if descent.lipschitz <= lipschitz:
             return descent._replace(lipschitz=lipschitz)
         lipschitz = descent.lipschitz * _MARGIN
@@ -228,20 +217,11 @@ def descent_with_bound(loss: Loss, params: Any, num_steps: int, *, lipschitz_eve
 _MARGIN = 1.1
 
 
-def follow_marthe(
-    data: Data, settings: Settings, on_progress: Callable[[float], None] = lambda share: None
-) -> Sharpness:
-    """Trains the network with MARTHE, and measures curvature on the way.
-
-    Args:
-      data: the digits.
-      settings: sizes.
-      on_progress: called with the share of the steps made since the last call.
-    """
-    loss, _ = network(data, settings)
+def follow_marthe(data: Data, settings: Settings, work: Work) -> Sharpness:
+    """Trains the network with MARTHE, and measures curvature on the way."""
+    loss, params = network(data, settings)
     lanes = _one_lane(data, settings)
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    params = jax.tree.map(lambda w: w[0], lanes.params)
     make = maker(METHOD, optax.sgd, LEARNING_RATE, settings.marthe_steps)
     state = jax.jit(make(HYPER_LEARNING_RATE).init)(params)
 
@@ -266,7 +246,7 @@ def follow_marthe(
         params, state, records = advance(params, state, train, val)
         learning_rates.append(np.asarray(records["learning_rate"]))
         measured.append(measure(params))
-        on_progress(len(records["learning_rate"]) / settings.marthe_steps)
+        work.advance(len(records["learning_rate"]) / settings.marthe_steps)
     lipschitz, along_gradient, losses = (np.array(column) for column in zip(*measured, strict=True))
     return Sharpness(
         learning_rates=np.concatenate(learning_rates),

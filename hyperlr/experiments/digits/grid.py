@@ -75,16 +75,7 @@ def train_group(
     share: float | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> training.Trained | dict[str, np.ndarray]:
-    """Trains a group, and returns its lanes; an empty dict where it has none.
-
-    Args:
-      make: makes the method from its number.
-      data: the digits.
-      pairs: what `lanes_of` returned.
-      make_lanes: makes lanes from seeds and numbers.
-      share: as for `training.train_steps`.
-      on_progress: called with the share of the steps made since the last call.
-    """
+    """Trains the lanes of a group, as `lanes_of` gives them; an empty dict where it has none."""
     if not pairs:
         return {}
     numbers, seeds = zip(*pairs, strict=True)
