@@ -74,14 +74,7 @@ def make_lanes(
 
     A seed settles the split, the initial weights and the progression of the minibatches, so that
     whatever is trained with it starts from the same point and sees the same images.
-
-    Args:
-      data: the images.
-      seeds: the seed of every lane, [K].
-      step_sizes: the step size of every lane, [K]; or an array each, [K, ...].
-      num_steps: T.
-      batch_size: images in a minibatch.
-      hidden_widths: units of the hidden layers.
+    The T = `num_steps` of each have `batch_size` images.
     """
     widths = (data.images.shape[1], *hidden_widths, data.num_classes)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -240,10 +233,10 @@ def train_steps(
     """Makes as many steps as there are minibatches, on one lane; a pure function to map and jit.
 
     Args:
-      make_optimizer: builds the optimizer from `step_size`.
+      make_optimizer: builds the optimizer from `step_size`, a float scalar.
       params: weights of one network.
       state: state of its optimizer.
-      step_size: float scalar.
+      step_size: β, κ, γ or η.
       images: uint8 [N, pixels].
       labels: int32 [N].
       train_batches: int32 [steps, batch], the minibatches of L.
@@ -279,33 +272,24 @@ def train_steps(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init(
-    make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: jax.Array
-) -> optax.OptState:
+def _init(make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: Any) -> optax.OptState:
     return jax.vmap(lambda params, size: make_optimizer(size).init(params))(params, step_sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _train_chunk(
-    make_optimizer: MakeOptimizer,
-    share: float | None,
-    params: mlp.Params,
-    state: optax.OptState,
-    step_sizes: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-    train_batches: jax.Array,
-    val_batches: jax.Array,
+    make_optimizer: MakeOptimizer, share: float | None, params: Any, state: Any, *others: Any
 ) -> Any:
+    """Makes the steps of `train_steps` on all lanes; `others` are its further arguments."""
     steps: Any = functools.partial(train_steps, make_optimizer, share=share)
     if share is None:
-        over_lanes = jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))
-        return over_lanes(params, state, step_sizes, images, labels, train_batches, val_batches)
+        return jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))(params, state, *others)
     # One lane after another: side by side, what a method does in its first step alone, such as
     # seeking a rate, would be done by all lanes in every step.
+    step_sizes, images, labels, *batches = others
     return jax.lax.map(
         lambda lane: steps(*lane[:3], images, labels, *lane[3:]),
-        (params, state, step_sizes, train_batches, val_batches),
+        (params, state, step_sizes, *batches),
     )
 
 

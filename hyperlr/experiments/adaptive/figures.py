@@ -184,13 +184,8 @@ def _draw_decay(axes: Axes, problem: Problem, study: Study) -> None:
         for feature, dashes, label in ((0, "-", "dense"), (1, "--", "sparse")):
             options = each.drawn | {"label": f"{each.label}, {label}"}
             axes.plot(steps, rates[:, feature] / each.learning_rate, dashes, **options)
-    axes.set(
-        title=f"Minibatches of {adaptive.BATCH_SIZE}: AdaGrad only falls, RMSprop recovers",
-        xlabel="step",
-        ylabel="effective rate / η₀",
-        xscale="log",
-        yscale="log",
-    )
+    axes.set_title(f"Minibatches of {adaptive.BATCH_SIZE}: AdaGrad only falls, RMSprop recovers")
+    axes.set(xlabel="step", ylabel="effective rate / η₀", xscale="log", yscale="log")
 
 
 def _draw_oscillation(axes: Axes, problem: Problem, study: Study) -> None:
@@ -199,13 +194,8 @@ def _draw_oscillation(axes: Axes, problem: Problem, study: Study) -> None:
         distance = np.abs(study.oscillation.points[row, :, 0] - problem.minimizer[0])
         axes.plot(visible(distance), color=color, label=f"η₀ = {rate:g}")
         axes.axhline(rate / 2, color=color, linewidth=0.8, linestyle=":", label=f"{rate / 2:g}")
-    axes.set(
-        title="RMSprop oscillates at ±η₀/2 (all examples)",
-        xlabel="step",
-        ylabel="|dense weight − its optimum|",
-        yscale="log",
-        ylim=(1e-6, 10),
-    )
+    axes.set_title("RMSprop oscillates at ±η₀/2 (all examples)")
+    axes.set(xlabel="step", ylabel="|dense weight − its optimum|", yscale="log", ylim=(1e-6, 10))
 
 
 def _draw_final_gaps(axes: Axes, problem: Problem, study: Study) -> None:
@@ -219,13 +209,8 @@ def _draw_final_gaps(axes: Axes, problem: Problem, study: Study) -> None:
     ):
         options = OPTIMIZERS["adadelta"].drawn | {"label": f"AdaDelta, ε = {eps:g}"}
         axes.axhline(descents.gaps[0, step], linestyle=dashes, **options)
-    axes.set(
-        title=f"L − min L after {step} steps: AdaDelta has no η₀",
-        xlabel="η₀",
-        xscale="log",
-        yscale="log",
-        ylim=(1e-12, 1e2),
-    )
+    axes.set_title(f"L − min L after {step} steps: AdaDelta has no η₀")
+    axes.set(xlabel="η₀", xscale="log", yscale="log", ylim=(1e-12, 1e2))
 
 
 def _draw_bias_correction(axes: Axes, problem: Problem, study: Study) -> None:
@@ -236,22 +221,15 @@ def _draw_bias_correction(axes: Axes, problem: Problem, study: Study) -> None:
     ):
         lengths = np.abs(np.diff(descents.points[0, : len(steps) + 1, 0]))
         axes.plot(steps, lengths / descents.learning_rates[0], color=color, label=label)
-    axes.set(
-        title="Adam's first steps, with and without bias correction",
-        xlabel="step",
-        ylabel="|step of the dense weight| / η₀",
-    )
+    axes.set_title("Adam's first steps, with and without bias correction")
+    axes.set(xlabel="step", ylabel="|step of the dense weight| / η₀")
 
 
 def _draw_max_norm(axes: Axes, problem: Problem, study: Study) -> None:
     for name, descents in study.short_memory.items():
         axes.plot(descents.rates[0, :, 1], **OPTIMIZERS[name].drawn)
-    axes.set(
-        title=f"Sparse feature in minibatches, β₂ = {adaptive.SHORT_MEMORY:g}",
-        xlabel="step",
-        ylabel="effective rate",
-        yscale="log",
-    )
+    axes.set_title(f"Sparse feature in minibatches, β₂ = {adaptive.SHORT_MEMORY:g}")
+    axes.set(xlabel="step", ylabel="effective rate", yscale="log")
 
 
 def _draw_sparsity_scaling(axes: Axes, problem: Problem, study: Study) -> None:
@@ -263,10 +241,5 @@ def _draw_sparsity_scaling(axes: Axes, problem: Problem, study: Study) -> None:
             distance = visible(np.abs(descents.points[0, :, 1] - problem.minimizer[1]))
             options = OPTIMIZERS[name].drawn | {"label": f"{OPTIMIZERS[name].label}, {what}"}
             axes.plot(distance, linewidth=width, **options)
-    axes.set(
-        title="Sparsity scaling: the weight of the sparse feature",
-        xlabel="step",
-        ylabel="|sparse weight − its optimum|",
-        yscale="log",
-        ylim=(1e-6, 10),
-    )
+    axes.set_title("Sparsity scaling: the weight of the sparse feature")
+    axes.set(xlabel="step", ylabel="|sparse weight − its optimum|", yscale="log", ylim=(1e-6, 10))

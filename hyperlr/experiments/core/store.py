@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -127,12 +127,11 @@ def checkpoints_of(path: Path) -> Path:
     return path.with_suffix(_CHECKPOINTS)
 
 
-class Checkpoints:
+class Checkpoints(NamedTuple):
     """The checkpoints of one part; where there is no folder for them, none is kept."""
 
-    def __init__(self, manager: Any) -> None:
-        """Takes what `_files.open_directory` gives, or None."""
-        self._manager = manager
+    manager: Any
+    """What `_files.open_directory` gives, or None."""
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Returns the step and the tree of the last good checkpoint, of the structure of `like`.
@@ -143,27 +142,24 @@ class Checkpoints:
         Warns:
           RuntimeWarning: a checkpoint is damaged.
         """
-        if self._manager is None:
+        if self.manager is None:
             return None
         try:
-            return _files.restore_latest(self._manager, lambda step: like, {})
+            return _files.restore_latest(self.manager, lambda step: like, {})
         except ValueError as error:
             raise InputError(f"--out: {error}") from error
 
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint after so many steps; the one before it stays."""
-        if self._manager is not None:
-            _files.save(self._manager, step, tree, {})
+        if self.manager is not None:
+            _files.save(self.manager, step, tree, {})
 
 
 @contextlib.contextmanager
 def open_checkpoints(folder: Path | None) -> Iterator[Checkpoints]:
     """Opens the checkpoints of a part, which are its own: its folder has its digest."""
-    if folder is None:
-        yield Checkpoints(None)
-    else:
-        with _files.open_directory(folder) as manager:
-            yield Checkpoints(manager)
+    with contextlib.nullcontext() if folder is None else _files.open_directory(folder) as manager:
+        yield Checkpoints(manager)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -93,15 +93,11 @@ def summarize(results: Results) -> Summary:
     sharpness = study.sharpness
     methods = {
         "one_step": {name: step._asdict() for name, step in study.one_step.items()},
-        "descent": {
-            f"{factor:g}/L": {"first_loss": run.values[0], "last_loss": run.values[-1]}
-            for factor, run in study.on_quadratic.items()
-        },
+        "descent": {f"{factor:g}/L": _ends(run) for factor, run in study.on_quadratic.items()},
         "bound": {
             name: {
                 "lipschitz": run.lipschitz,
-                "first_loss": run.values[0],
-                "last_loss": run.values[-1],
+                **_ends(run),
                 "smallest_share": run.share_of_bound.min(),
                 "largest_share": run.share_of_bound.max(),
             }
@@ -123,6 +119,10 @@ def summarize(results: Results) -> Summary:
         "hyper_learning_rate": measurements.HYPER_LEARNING_RATE,
     }
     return Summary(methods, {"schedules": schedules}, config)
+
+
+def _ends(run: Descent) -> dict[str, Any]:
+    return {"first_loss": run.values[0], "last_loss": run.values[-1]}
 
 
 def table(summary: Summary) -> list[Table]:

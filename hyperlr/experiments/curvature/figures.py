@@ -106,13 +106,8 @@ def descent(on_quadratic: Mapping[float, Descent], bounded: Mapping[str, Descent
         color = next(blues) if factor < 2 else (DARK if factor == 2 else RED)
         dashes = ":" if factor == max(on_quadratic) else "-"
         first.plot(run.values, dashes, color=color, label=f"ε = {factor:g}/L")
-    first.set(
-        title="Quadratic, ε on either side of 2/L",
-        xlabel="step",
-        ylabel="loss",
-        yscale="log",
-        ylim=(1e-5, 1e4),
-    )
+    first.set_title("Quadratic, ε on either side of 2/L")
+    first.set(xlabel="step", ylabel="loss", yscale="log", ylim=(1e-5, 1e4))
     first.legend(fontsize=8)
     for axes, (name, run) in zip(others, bounded.items(), strict=True):
         _draw_bound(axes, run)

@@ -148,10 +148,7 @@ def one_step(loss: Loss, params: Any, num_points: int = 61) -> OneStep:
         value, grads = jax.value_and_grad(loss)(params)
         bound = curvature.max_stable_learning_rate(loss, params, grads)
         epsilons = jnp.linspace(0.0, 1.5, num_points) * bound
-        moved = jax.lax.map(
-            lambda epsilon: loss(jax.tree.map(lambda w, g: w - epsilon * g, params, grads)),
-            epsilons,
-        )
+        moved = jax.lax.map(lambda epsilon: loss(_moved(params, grads, epsilon)), epsilons)
         squared_norm = _squared_norm(grads)
         # gᵀHg = 2 gᵀg / bound.
         second_order = value - epsilons * squared_norm + epsilons**2 * squared_norm / bound
@@ -261,8 +258,11 @@ def follow_marthe(data: Data, settings: Settings, work: Work) -> Sharpness:
 def _advance(loss: Loss, params: Any, step_size: float) -> tuple[Any, jax.Array, jax.Array]:
     """Returns the next point, and the loss and ‖g‖² at this one."""
     value, grads = jax.value_and_grad(loss)(params)
-    moved = jax.tree.map(lambda w, g: w - step_size * g, params, grads)
-    return moved, value, _squared_norm(grads)
+    return _moved(params, grads, step_size), value, _squared_norm(grads)
+
+
+def _moved(params: Any, grads: Any, step_size: Any) -> Any:
+    return jax.tree.map(lambda w, g: w - step_size * g, params, grads)
 
 
 def _squared_norm(grads: Any) -> jax.Array:
@@ -276,11 +276,5 @@ def _sharpness(loss: Loss, params: Any) -> jax.Array:
 
 
 def _one_lane(data: Data, settings: Settings) -> training.Lanes:
-    return training.make_lanes(
-        data,
-        [0],
-        [HYPER_LEARNING_RATE],
-        num_steps=settings.marthe_steps,
-        batch_size=100,
-        hidden_widths=settings.hidden_widths,
-    )
+    size: Any = {"num_steps": settings.marthe_steps, "hidden_widths": settings.hidden_widths}
+    return training.make_lanes(data, [0], [HYPER_LEARNING_RATE], batch_size=100, **size)

@@ -82,16 +82,9 @@ def optimize(
 ) -> Optimized:
     """Optimizes the schedule of one seed, from the last checkpoint where there is one.
 
-    The initial weights and the split are those of the online methods' lanes; the minibatches are
-    drawn afresh for every outer iteration.
-
-    Args:
-      data: the digits.
-      seed: settles the initial weights, the split and the draws.
-      start: float32 [T], the schedule to start from, positive.
-      settings: how LRS-OPT is run.
-      lanes: the one lane of this seed.
-      work: where its checkpoints are, and whom to tell of its progress.
+    The initial weights and the split are those of the online methods' lanes, here the one lane of
+    the seed; the minibatches are drawn afresh for every outer iteration. The schedule to start from
+    is float32 [T], and positive.
     """
     num_iterations = settings.num_iterations
     rule = smoothed_log_adam(settings.distance, num_iterations, settings.width)

@@ -73,17 +73,15 @@ def _first_steps(
     make: training.MakeOptimizer, data: Data, lanes: training.Lanes
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns what a search asks for: the losses of the first steps, a function of the number."""
-    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    train_batches, val_batches = jnp.asarray(lanes.train_batches), jnp.asarray(lanes.val_batches)
+    arrays = data.images, data.labels, lanes.train_batches, lanes.val_batches
+    arguments = tuple(map(jnp.asarray, arrays))
     over_seeds = jax.vmap(
         functools.partial(training.train_steps, make), in_axes=(0, 0, None, None, None, 0, 0)
     )
 
     def first_steps(number: jax.Array) -> jax.Array:
         state = jax.vmap(make(number).init)(lanes.params)
-        *_, records = over_seeds(
-            lanes.params, state, number, images, labels, train_batches, val_batches
-        )
+        *_, records = over_seeds(lanes.params, state, number, *arguments)
         finite = jnp.isfinite(records["learning_rate"])
         losses = jnp.where(finite, records["train_loss"], jnp.nan)
         return jnp.max(losses, axis=0)  # of the seed that does worst; NaN prevails

@@ -49,9 +49,7 @@ def surfaces_and_schedules(
 ) -> Figure:
     """Draws a row a surface: trajectories, gap and learning rate by step, best gap by β.
 
-    Args:
-      problems: surface → what is descended.
-      descents: surface → method → its descents over the problem's `betas`.
+    `problems` and `descents` are by surface; the descents of a method over the problem's `betas`.
     """
     figure, rows = style.panels(len(descents), 4, 17, 4.2 * len(descents))
     for axes, (surface, by_method) in zip(rows, descents.items(), strict=True):
@@ -88,12 +86,8 @@ def _draw_row(axes: np.ndarray, problem: Problem, by_method: ByMethod) -> None:
     rates.set_ylim(bottom=-1e-4)
     best.axvline(problem.shown_beta, color="black", linewidth=0.8, linestyle=":")
     num_steps = next(iter(by_method.values())).learning_rates.shape[1]
-    best.set(
-        title=f"best L − min L in {num_steps} steps",
-        xlabel="hyper-learning rate β (no point: diverged)",
-        xscale="log",
-        yscale="log",
-    )
+    best.set(title=f"best L − min L in {num_steps} steps", xscale="log", yscale="log")
+    best.set_xlabel("hyper-learning rate β (no point: diverged)")
 
 
 def _on_a_grid(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
