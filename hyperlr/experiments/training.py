@@ -100,17 +100,10 @@ def train(
 ) -> Trained:
     """Trains the network of every lane, T steps each.
 
-    The steps are scanned in chunks, and after each the validation set is evaluated, at
-    `hyperlr.eval_params`.
-
-    Args:
-      make_optimizer: builds the optimizer from a (traced) step size. One and the same function
-        for one and the same method, for it is what the compiled program is found by.
-      data: the images.
-      lanes: what differs between the networks.
-      share: as for `train_steps`.
-      chunk_steps: steps between two evaluations.
-      on_progress: called after every chunk with its share of the steps.
+    The steps are scanned in chunks. After each the validation set is evaluated, at
+    `hyperlr.eval_params`, and `on_progress` is called with the chunk's share of the steps.
+    `make_optimizer` has to be one and the same function for one and the same method, for it is what
+    the compiled program is found by; it and `share` are as for `train_steps`.
     """
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
     # The chunks donate their state, and the caller may train these lanes again.

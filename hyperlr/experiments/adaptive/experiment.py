@@ -60,9 +60,8 @@ def summarize(results: Results) -> Summary:
         "minimizer": problem.minimizer,
         "hessian": problem.hessian,
     }
-    return Summary(
-        {name: _summary(study, name) for name in OPTIMIZERS}, {"schedules": rates}, config
-    )
+    methods = {name: _summary(study, name) for name in OPTIMIZERS}
+    return Summary(methods, {"schedules": rates}, config)
 
 
 def _summary(study: Study, name: str) -> dict[str, Any]:

@@ -66,7 +66,6 @@ PRESETS = {
 class Task(NamedTuple):
     """What the experiment is about."""
 
-    name: str
     form: cifar.Format
     network: Any
     """The class of the network, a Flax module of the classes and the width."""
@@ -85,7 +84,7 @@ def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
         "cifar10": (cifar.CIFAR10, convolutional.Vgg11),
         "cifar100": (cifar.CIFAR100, convolutional.ResNet18),
     }[name]
-    task = Task(name, form, network or usual, inner)
+    task = Task(form, network or usual, inner)
     return Experiment(
         name=name,
         title=task.title,
@@ -94,9 +93,7 @@ def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
         parts=functools.partial(parts, task),
         summarize=functools.partial(summarize, task),
         figures=lambda results: figures.figures(
-            _histories(results),
-            make_size(results.settings, results.data).steps_per_epoch,
-            task.title,
+            _histories(results), make_size(*results[:2]).steps_per_epoch, task.title
         ),
         table=table,
     )
@@ -104,26 +101,19 @@ def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
 
 def make_size(settings: Settings, data: Data) -> Size:
     """Settles how many minibatches make an epoch."""
-    return Size(
-        num_epochs=settings.num_epochs,
-        steps_per_epoch=settings.steps_per_epoch or max(1, data.num_train // settings.batch_size),
-        batch_size=settings.batch_size,
-        eval_epochs=settings.eval_epochs,
-        checkpoint_epochs=settings.checkpoint_epochs,
-    )
+    size = Size(*(getattr(settings, name) for name in Size._fields))
+    filled = max(1, data.num_train // settings.batch_size)
+    return size if size.steps_per_epoch else size._replace(steps_per_epoch=filled)
 
 
 def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
     """Returns the run of a method on seed 0, with the number that a search starts from."""
     inner, size = INNER[task.inner], make_size(settings, data)
     schedule = rates(name, inner, size.num_epochs * size.steps_per_epoch)
+    network = task.network(data.num_classes, settings.width)
     return Run(
-        program=training.Program(
-            network=task.network(data.num_classes, settings.width),
-            make_inner=inner.make,
-            make_online=METHODS[name].online,
-        ),
-        rates=training.Rates(schedule, NUMBERS[name]),
+        training.Program(network, inner.make, METHODS[name].online),
+        training.Rates(schedule, NUMBERS[name]),
         runaway=runs.RUNAWAY * inner.learning_rate,
         seed=0,
         size=size,

@@ -16,8 +16,8 @@ import optax
 
 import hyperlr
 from hyperlr.experiments.cifar import inputs as images_to_inputs
-from hyperlr.experiments.data import Data, batches
-from hyperlr.experiments.data.cifar import SHAPE, channel_statistics, split_indices
+from hyperlr.experiments.data import Data, batches, split_indices
+from hyperlr.experiments.data.cifar import SHAPE, channel_statistics
 from hyperlr.experiments.networks import mlp
 
 WEIGHT_DECAY = 5e-4
@@ -73,7 +73,7 @@ class Rates(NamedTuple):
 
 def make_source(data: Data, seed: int) -> Source:
     """Draws a seed's split, and measures the colours of its training images."""
-    train_indices, val_indices = split_indices(data, seed)
+    train_indices, val_indices = split_indices(data, seed, val_first=True)
     arrays = data.images, data.labels, *channel_statistics(data.images[train_indices])
     images, labels, mean, deviation = map(jnp.asarray, arrays)
     return Source(images, labels, mean, deviation, train_indices, val_indices)
@@ -196,9 +196,7 @@ def _sums(
     return jnp.stack([jnp.where(counts, x, 0.0).sum() for x in (losses, hits)])
 
 
-def _transformation(
-    program: Program, learning_rate: jax.Array, step_size: jax.Array
-) -> optax.GradientTransformationExtraArgs:
+def _transformation(program: Program, learning_rate: jax.Array, step_size: jax.Array) -> Any:
     if program.make_online is None:
         return optax.with_extra_args_support(program.make_inner(learning_rate))
     return program.make_online(program.make_inner, learning_rate, step_size)

@@ -4,9 +4,10 @@ The same command goes on where an earlier one stopped: each finished part is on 
 of what determines it, and a part that is too long for that keeps checkpoints.
 """
 
+import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,9 @@ def complete(
                 bar.advance(task, share * cost)
 
             if found is None:
-                found = _finish(part, path, arrays, log, advance)
+                watch, needed = functools.partial(log.write, path.stem), _needed(part, arrays)
+                work = Work(needed, advance, watch, store.checkpoints_of(path))
+                found = _finish(part, path, work)
             advance(1.0 - done)
             arrays[part.name] = found
         bar.update(task, description="all")
@@ -163,23 +166,10 @@ def compute(experiment: Experiment, settings: Any, data: Any) -> Results:
     return Results(settings, data, arrays)
 
 
-def _finish(
-    part: Part,
-    path: Path,
-    arrays: Mapping[str, Arrays],
-    log: Log,
-    advance: Callable[[float], None],
-) -> dict[str, Any]:
+def _finish(part: Part, path: Path, work: Work) -> dict[str, Any]:
     """Computes a part, stores it, and returns it as it is read back."""
     start = time.perf_counter()
-    computed = part.compute(
-        Work(
-            needed=_needed(part, arrays),
-            advance=advance,
-            log=lambda scalars: log.write(path.stem, scalars),
-            checkpoints=store.checkpoints_of(path),
-        )
-    )
+    computed = part.compute(work)
     store.save_part(path, {"seconds": time.perf_counter() - start, **pack(computed)})
     stored = store.load_part(path)
     assert stored is not None

@@ -149,7 +149,7 @@ def one_step(loss: Loss, params: Any, num_points: int = 61) -> OneStep:
         bound = curvature.max_stable_learning_rate(loss, params, grads)
         epsilons = jnp.linspace(0.0, 1.5, num_points) * bound
         moved = jax.lax.map(lambda epsilon: loss(_moved(params, grads, epsilon)), epsilons)
-        squared_norm = _squared_norm(grads)
+        squared_norm = optax.tree.norm(grads, squared=True)
         # gᵀHg = 2 gᵀg / bound.
         second_order = value - epsilons * squared_norm + epsilons**2 * squared_norm / bound
         return epsilons, moved, second_order, bound
@@ -236,37 +236,26 @@ def follow_marthe(data: Data, settings: Settings, work: Work) -> Sharpness:
     learning_rates, measured = [], [measure(params)]
     every = settings.sharpness_every
     for start in range(0, settings.marthe_steps, every):
-        train, val = (
-            jnp.asarray(batches[0, start : start + every])
-            for batches in (lanes.train_batches, lanes.val_batches)
-        )
-        params, state, records = advance(params, state, train, val)
+        both = (x[0, start : start + every] for x in (lanes.train_batches, lanes.val_batches))
+        params, state, records = advance(params, state, *map(jnp.asarray, both))
         learning_rates.append(np.asarray(records["learning_rate"]))
         measured.append(measure(params))
         work.advance(len(records["learning_rate"]) / settings.marthe_steps)
-    lipschitz, along_gradient, losses = (np.array(column) for column in zip(*measured, strict=True))
-    return Sharpness(
-        learning_rates=np.concatenate(learning_rates),
-        steps=np.arange(len(measured)) * every,
-        lipschitz=lipschitz,
-        along_gradient=along_gradient,
-        losses=losses,
-    )
+    steps = np.arange(len(measured)) * every
+    columns = (np.array(column) for column in zip(*measured, strict=True))
+    return Sharpness(np.concatenate(learning_rates), steps, *columns)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(loss: Loss, params: Any, step_size: float) -> tuple[Any, jax.Array, jax.Array]:
     """Returns the next point, and the loss and ‖g‖² at this one."""
     value, grads = jax.value_and_grad(loss)(params)
-    return _moved(params, grads, step_size), value, _squared_norm(grads)
+    squared_norm = optax.tree.norm(grads, squared=True)
+    return _moved(params, grads, step_size), value, squared_norm
 
 
 def _moved(params: Any, grads: Any, step_size: Any) -> Any:
     return jax.tree.map(lambda w, g: w - step_size * g, params, grads)
-
-
-def _squared_norm(grads: Any) -> jax.Array:
-    return sum((jnp.sum(g**2) for g in jax.tree.leaves(grads)), start=jnp.zeros(()))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -71,6 +71,7 @@ def load(form: Format, data_dir: Path | None) -> Data:
     test_images, test_labels = read(folder / form.test_file, form)
     if len(images) < 2:
         raise InputError(f"{folder}: one training image cannot be split; name a larger data set")
+    # The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
     num_val = max(1, len(images) // 10)
     return Data(
         source=f"{form.name}: {len(images):,} images in {folder}",
@@ -110,18 +111,6 @@ def read(path: Path, form: Format) -> tuple[np.ndarray, np.ndarray]:
         )
     pixels = records[:, form.label_bytes :].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels
-
-
-def split_indices(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a seed's training and validation images, nine to one.
-
-    The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
-
-    Returns:
-      (training, validation): int32 indices, disjoint.
-    """
-    order = np.random.default_rng([seed, 0]).permutation(len(data.images)).astype(np.int32)
-    return order[data.num_val :], order[: data.num_val]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

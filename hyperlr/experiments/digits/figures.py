@@ -183,10 +183,8 @@ def _draw_grids(axes: Axes, outcomes: Outcomes) -> None:
     num_seeds = outcomes.settings.num_seeds
     lines = [f"{symbol} of {', '.join(names)}" for symbol, names in symbols.items()]
     axes.set(title=f"Mean validation accuracy, {seeds(num_seeds)}", xscale="log")
-    axes.set_xlabel(
-        "\n".join([*lines, "(★: taken; dashed: nothing was sought; no point: diverged)"]),
-        fontsize="x-small",
-    )
+    lines.append("(★: taken; dashed: nothing was sought; no point: diverged)")
+    axes.set_xlabel("\n".join(lines), fontsize="x-small")
     if tried:  # Limits of its own, for an axis that has no point where every run diverged.
         axes.set_xlim(min(tried) / 3, max(tried) * 3)
     style.percent(axes.yaxis)

@@ -34,10 +34,7 @@ class Grid(NamedTuple):
     def mean_accuracies(self, num_classes: int, diverged_as: float = np.nan) -> np.ndarray:
         """Returns the validation accuracy of every number, [G], a mean over the seeds.
 
-        Args:
-          num_classes: number of classes.
-          diverged_as: what a network that diverged counts for; with NaN, one of them makes the mean
-            NaN.
+        A network that diverged counts as `diverged_as`; with NaN, one of them makes the mean NaN.
         """
         lost = self.by_number(training.diverged(self.trained, num_classes))
         accuracies = self.by_number(self.trained.val_accuracy[:, -1])

@@ -73,12 +73,7 @@ class Optimized(NamedTuple):
 
 
 def optimize(
-    data: Data,
-    seed: int,
-    start: np.ndarray,
-    settings: Settings,
-    lanes: training.Lanes,
-    work: Work,
+    data: Data, seed: int, start: np.ndarray, settings: Settings, lanes: training.Lanes, work: Work
 ) -> Optimized:
     """Optimizes the schedule of one seed, from the last checkpoint where there is one.
 

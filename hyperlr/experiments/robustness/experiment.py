@@ -108,7 +108,7 @@ def outcomes(results: Results) -> Outcomes:
 
 
 def train_points(
-    make: training.MakeOptimizer,
+    make: Any,
     points: Sequence[Any],
     settings: Settings,
     data: Data,
@@ -117,9 +117,8 @@ def train_points(
 ) -> Cell:
     """Trains every point on every seed, as lanes of one program."""
     seeds = range(settings.num_seeds)
-    lanes = training.lanes_maker(settings, data)(
-        [seed for _ in points for seed in seeds], [point for point in points for _ in seeds]
-    )
+    of_lanes = [(seed, point) for point in points for seed in seeds]
+    lanes = training.lanes_maker(settings, data)(*zip(*of_lanes, strict=True))
     trained = training.train(make, data, lanes, share=share, on_progress=work.advance)
     found = training.scores(trained, data.num_classes)
     return Cell(*(found[name].reshape(len(points), len(seeds)) for name in Cell._fields))

@@ -89,9 +89,8 @@ def sensitivity(outcomes: Outcomes) -> Figure:
         _label(axes, [f"{start:g}" for start in starts], [f"{mu:g}" for mu in discounts])
         axes.set(xlabel="η₀", ylabel="μ", title=f"β = {beta:g}")
     _color_bar(figure, panels)
-    figure.suptitle(
-        f"Test accuracy of MARTHE with μ and β fixed, {_inner(outcomes)}, {outcomes.data.source}"
-    )
+    what = f"MARTHE with μ and β fixed, {_inner(outcomes)}"
+    figure.suptitle(f"Test accuracy of {what}, {outcomes.data.source}")
     return figure
 
 

@@ -114,18 +114,12 @@ def descents(results: Results) -> dict[str, dict[str, Descents]]:
 def summarize(results: Results) -> Summary:
     """Returns method → surface → its results, lists with one entry a β."""
     of_all = descents(results)
-    methods = {
-        method: {
-            surface: _summary(PROBLEMS[surface], by_method[method])
-            for surface, by_method in of_all.items()
-        }
-        for method in SHOWN_METHODS
-    }
-    schedules = {
-        f"{surface}/{method}": each.learning_rates
-        for surface, by_method in of_all.items()
-        for method, each in by_method.items()
-    }
+    methods: dict[str, dict[str, Any]] = {method: {} for method in SHOWN_METHODS}
+    schedules = {}
+    for surface, by_method in of_all.items():
+        for method, each in by_method.items():
+            methods[method][surface] = _summary(PROBLEMS[surface], each)
+            schedules[f"{surface}/{method}"] = each.learning_rates
     surfaces = {name: problem.in_words() for name, problem in PROBLEMS.items()}
     return Summary(methods, {"schedules": schedules}, {"surfaces": surfaces})
 
