@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,20 +22,8 @@ app = typer.Typer(
 )
 
 
-class Preset(StrEnum):
-    """How large an experiment is."""
-
-    smoke = "smoke"
-    quick = "quick"
-    paper = "paper"
-
-
-class Inner(StrEnum):
-    """The inner optimizer."""
-
-    adam = "adam"
-    momentum = "momentum"
-
+Preset = StrEnum("Preset", ["smoke", "quick", "paper"])
+Inner = StrEnum("Inner", ["adam", "momentum"])
 
 # Every command has these. What an experiment is takes seconds to import, with JAX and matplotlib,
 # and --help does not wait for it.
@@ -180,16 +168,8 @@ def cifar100(
            tensorboard, num_seeds=seeds, num_epochs=epochs, methods=method)  # fmt: skip
 
 
-def _cifar(
-    name: str,
-    inner: str,
-    preset: str,
-    data_dir: Path | None,
-    out: Path,
-    tensorboard: bool,
-    methods: list[str] | None,
-    **changes: Any,
-) -> None:
+def _cifar(name: str, inner: str, *options: Any, methods: list[str] | None, **changes: Any) -> None:
+    """Runs an experiment on CIFAR; the options and changes are those of `_run`."""
     with _one_line_messages():
         if importlib.util.find_spec("flax") is None:
             raise InputError(
@@ -198,7 +178,7 @@ def _cifar(
             )
         from hyperlr.experiments.cifar.experiment import make_experiment
     changes["methods"] = tuple(methods) if methods else None
-    _run(make_experiment(name, inner), preset, data_dir, out, tensorboard, **changes)
+    _run(make_experiment(name, inner), *options, **changes)
 
 
 def _run(
@@ -212,22 +192,19 @@ def _run(
     """Runs an experiment; changes are settings in place of the preset's, where not None."""
     from hyperlr.experiments.core import runner
 
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width: as wide as the tables are
+        console = Console(width=max(console.width, 200))
     with _one_line_messages():
         runner.run(
             experiment,
             runner.settings_of(experiment, preset, changes),
             out or Path("results") / experiment.name,
-            _console(),
+            console,
             data_dir=data_dir,
             preset=str(preset),
             tensorboard=tensorboard,
         )
-
-
-def _console() -> Console:
-    """The terminal; in a file or a pipe, which have no width, as wide as the tables are."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 200))
 
 
 @contextlib.contextmanager
@@ -247,12 +224,5 @@ def _one_line_messages() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, *where: Any, **options: Any) -> None:
     typer.echo(f"Warning: {message}", err=True)

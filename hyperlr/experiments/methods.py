@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr import schedules
+from hyperlr import optimizers, schedules
 from hyperlr.experiments.core import style
 
 LEARNING_RATE = 0.01
@@ -56,6 +56,11 @@ class Method(NamedTuple):
         return float(cost_of_steps(self.cost, self.every, num_steps)[-1])
 
     @property
+    def drawn(self) -> dict[str, Any]:
+        """How its lines are drawn."""
+        return {"color": self.color, "label": self.label}
+
+    @property
     def tuned(self) -> bool:
         """Whether the number is the rate itself, chosen on validation data."""
         return self.schedule is not None and bool(self.symbol)
@@ -64,13 +69,19 @@ class Method(NamedTuple):
 def cost_of_steps(cost: float, every: Callable[[Any], Any] | None, num_steps: int) -> np.ndarray:
     """What the first steps cost, float [num_steps], each with all before it.
 
-    Args:
-      cost: of a step that moves the rate; the others cost 1.
-      every: whether it moves in the steps of an array; None: in all.
-      num_steps: of the run.
+    A step that moves the rate costs `cost`, and the others 1; `every` is that of `Method`.
     """
     moves = np.ones(num_steps) if every is None else every(np.arange(num_steps))
     return np.cumsum(1.0 + (cost - 1.0) * moves)
+
+
+INNER: Mapping[str, tuple[str, Inner]] = {
+    # The square root of Adam in optax has no derivative at 0, where ε is outside of it.
+    "adam": ("Adam", optimizers.adam),
+    "momentum": ("momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
+    "sgd": ("SGD", optax.sgd),
+}
+"""Inner optimizers: key → name, and factory."""
 
 
 def marthe_fixed(
@@ -80,22 +91,15 @@ def marthe_fixed(
     return hyperlr.marthe(inner, rate, hyper_learning_rate=number, discount=discount)
 
 
-def _marthe_mu(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(inner, rate, hyper_learning_rate=number)
-
-
-def _marthe(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(inner, rate, meta_learning_rate=number)
-
-
-def _scale_free(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+def scale_free(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
+    """MARTHE whose rule is exponentiated gradient, with γ."""
     rule = hyperlr.exponentiated_gradient(number)
     return hyperlr.marthe(inner, rate, discount=0.99, hyper_optimizer=rule)
 
 
-def _auto(inner: Inner, rate: Any, number: Any) -> optax.GradientTransformationExtraArgs:
-    del number
-    return hyperlr.auto(inner, rate, every=BURSTS)
+def _marthe(number_is: str) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Returns what makes MARTHE, of which the number is this argument."""
+    return lambda inner, rate, number: hyperlr.marthe(inner, rate, **{number_is: number})
 
 
 def _constant(rate: Any, num_steps: int) -> optax.Schedule:
@@ -103,30 +107,9 @@ def _constant(rate: Any, num_steps: int) -> optax.Schedule:
     return optax.constant_schedule(rate)
 
 
-def _exponential(rate: Any, num_epochs: int) -> optax.Schedule:
-    del num_epochs
-    return schedules.exponential_decay(rate, -math.log(0.99))
-
-
-def _staircase(rate: Any, num_epochs: int) -> optax.Schedule:
-    del num_epochs
-    return schedules.step_decay(rate, 0.1, 60)
-
-
-def _sgdr(factor: float, rate: Any, num_epochs: int) -> optax.Schedule:
-    del num_epochs
-    return schedules.warm_restarts(rate, 10, factor)
-
-
-def _decades(first: int, last: int) -> tuple[float, ...]:
-    """Returns the powers of ten from the first to the last."""
-    return tuple(float(f"1e{exponent}") for exponent in range(first, last + 1))
-
-
-def _halved_decades(first: int, last: int) -> tuple[float, ...]:
-    """Returns the powers of ten from the first to the last, and three times each but the last."""
-    exponents = range(first, last)
-    steps = [float(f"{digit}e{exponent}") for exponent in exponents for digit in (1, 3)]
+def decades(first: int, last: int, *digits: int) -> tuple[float, ...]:
+    """Returns the powers of ten from the first to the last, and digits times each but the last."""
+    steps = [float(f"{digit}e{power}") for power in range(first, last) for digit in (1, *digits)]
     return (*steps, float(f"1e{last}"))
 
 
@@ -145,30 +128,42 @@ METHODS = {
         "cosine, tuned", style.LIGHT, 1.0, schedules.cosine_annealing, None, "η", *_RATES),
     "adam": Method("Adam", style.GOLD, 1.0, _constant),
     "hd": Method(
-        "HD", style.BLUE, 2.0, None, hyperlr.hd, "β", _decades(-5, -1), _halved_decades(-5, -1)),
+        "HD", style.BLUE, 2.0, None, hyperlr.hd, "β", decades(-5, -1), decades(-5, -1, 3)),
     "rtho": Method(
         "RTHO", style.RED, 3.67, None, hyperlr.rtho, "β",
-        _decades(-6, -2), _halved_decades(-7, -3)),
+        decades(-6, -2), decades(-7, -3, 3)),
     "marthe_fixed": Method(
         "MARTHE (μ = 0.99)", style.YELLOW, 3.67, None, marthe_fixed, "β",
-        _decades(-6, -2), _halved_decades(-6, -2)),
+        decades(-6, -2), decades(-6, -2, 3)),
     "marthe_mu": Method(
-        "MARTHE (μ adapted)", style.CYAN, 3.67, None, _marthe_mu, "β",
-        _decades(-5, -1), _halved_decades(-5, -1)),
+        "MARTHE (μ adapted)", style.CYAN, 3.67, None, _marthe("hyper_learning_rate"), "β",
+        decades(-5, -1), decades(-5, -1, 3)),
     "marthe": Method(
-        "MARTHE (μ, β adapted)", style.GREEN, 3.67, None, _marthe, "κ",
-        _decades(-8, -3), _decades(-11, -3)),
+        "MARTHE (μ, β adapted)", style.GREEN, 3.67, None, _marthe("meta_learning_rate"), "κ",
+        decades(-8, -3), decades(-11, -3)),
     "marthe_scale_free": Method(
-        "MARTHE (scale-free)", style.PURPLE, 3.67, None, _scale_free, "γ", *_GAMMAS, margin=4.0),
-    "auto": Method("auto", style.ORANGE, 1.92, None, _auto, share=0.25, every=BURSTS),
+        "MARTHE (scale-free)", style.PURPLE, 3.67, None, scale_free, "γ", *_GAMMAS, margin=4.0),
+    "auto": Method(
+        "auto", style.ORANGE, 1.92, None,
+        lambda inner, rate, number: hyperlr.auto(inner, rate, every=BURSTS),
+        share=0.25, every=BURSTS),
     # The cost is that of an outer iteration, over as many plain steps.
     "lrs_opt": Method("LRS-OPT", style.BLACK, 4.0),
     # Section 6.
-    "exponential": Method("exponential decay", style.LIGHT, 1.0, _exponential),
-    "staircase": Method("staircase", style.DARK, 1.0, _staircase),
-    "sgdr": Method("SGDR (2)", style.YELLOW, 1.0, functools.partial(_sgdr, 2.0)),
-    "sgdr_2264": Method("SGDR (2.264)", style.ORANGE, 1.0, functools.partial(_sgdr, 2.264)),
-    "marthe_zero": Method("MARTHE, η₀ = 0", style.CYAN, 3.67, None, _marthe, "κ"),
+    "exponential": Method(
+        "exponential decay", style.LIGHT, 1.0,
+        lambda rate, num_epochs: schedules.exponential_decay(rate, -math.log(0.99))),
+    "staircase": Method(
+        "staircase", style.DARK, 1.0,
+        lambda rate, num_epochs: schedules.step_decay(rate, 0.1, 60)),
+    "sgdr": Method(
+        "SGDR (2)", style.YELLOW, 1.0,
+        lambda rate, num_epochs: schedules.warm_restarts(rate, 10, 2.0)),
+    "sgdr_2264": Method(
+        "SGDR (2.264)", style.ORANGE, 1.0,
+        lambda rate, num_epochs: schedules.warm_restarts(rate, 10, 2.264)),
+    "marthe_zero": Method(
+        "MARTHE, η₀ = 0", style.CYAN, 3.67, None, _marthe("meta_learning_rate"), "κ"),
 }
 # fmt: on
 
@@ -185,16 +180,11 @@ def maker(
       rate: η_0, or that of a schedule which is not tuned; None for a method that finds its own.
       num_steps: T.
     """
-    method = METHODS[name]
-    if method.schedule is None:
+    method, schedule = METHODS[name], METHODS[name].schedule
+    if schedule is None:
         assert method.online is not None
         return functools.partial(method.online, inner, rate)
-
-    def follow(number: Any) -> optax.GradientTransformationExtraArgs:
-        assert method.schedule is not None
-        return following(inner, method.schedule(number if method.symbol else rate, num_steps))
-
-    return follow
+    return lambda number: following(inner, schedule(number if method.symbol else rate, num_steps))
 
 
 class FollowingState(NamedTuple):
@@ -211,17 +201,12 @@ def following(inner: Inner, schedule: optax.Schedule) -> optax.GradientTransform
     """Returns the inner optimizer with a fixed schedule, which keeps the rate in its state."""
     transformation = optax.with_extra_args_support(inner(learning_rate=schedule))
 
-    def init_fn(params: optax.Params) -> FollowingState:
+    def init_fn(params: Any) -> FollowingState:
         zero = jnp.zeros((), jnp.int32)
         return FollowingState(transformation.init(params), zero, jnp.zeros((), jnp.float32))
 
-    def update_fn(
-        updates: optax.Updates,
-        state: FollowingState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, FollowingState]:
-        updates, after = transformation.update(updates, state.inner, params, **extra_args)
+    def update_fn(updates: Any, state: FollowingState, params: Any = None, **extra: Any) -> Any:
+        updates, after = transformation.update(updates, state.inner, params, **extra)
         rate = jnp.asarray(schedule(state.step_count), jnp.float32)
         return updates, FollowingState(after, optax.safe_increment(state.step_count), rate)
 

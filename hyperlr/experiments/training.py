@@ -74,24 +74,18 @@ def make_lanes(
 
     A seed settles the split, the initial weights and the progression of the minibatches, so that
     whatever is trained with it starts from the same point and sees the same images.
-
-    Args:
-      data: the images.
-      seeds: the seed of every lane, [K].
-      step_sizes: the step size of every lane, [K]; or an array each, [K, ...].
-      num_steps: T.
-      batch_size: images in a minibatch.
-      hidden_widths: units of the hidden layers.
+    The T = `num_steps` of each have `batch_size` images.
     """
     widths = (data.images.shape[1], *hidden_widths, data.num_classes)
-    progressions = [_progression(data, seed, num_steps, batch_size) for seed in seeds]
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    drawn = []
+    for seed in seeds:
+        split, rng = split_indices(data, seed), np.random.default_rng([seed, 1])
+        drawn.append((*batches.of_both(rng, *split, num_steps, batch_size), split[1]))
     return Lanes(
-        params=jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
-        step_sizes=jnp.asarray(step_sizes, jnp.float32),
-        train_batches=np.stack([train for train, _, _ in progressions]),
-        val_batches=np.stack([val for _, val, _ in progressions]),
-        val_indices=np.stack([indices for _, _, indices in progressions]),
+        jax.vmap(lambda key: mlp.init_mlp(key, widths))(keys),
+        jnp.asarray(step_sizes, jnp.float32),
+        *map(np.stack, zip(*drawn, strict=True)),
     )
 
 
@@ -106,53 +100,48 @@ def train(
 ) -> Trained:
     """Trains the network of every lane, T steps each.
 
-    The steps are scanned in chunks, and after each the validation set is evaluated, at
-    `hyperlr.eval_params`.
-
-    Args:
-      make_optimizer: builds the optimizer from a (traced) step size. One and the same function
-        for one and the same method, for it is what the compiled program is found by.
-      data: the images.
-      lanes: what differs between the networks.
-      share: as for `train_steps`.
-      chunk_steps: steps between two evaluations.
-      on_progress: called after every chunk with its share of the steps.
+    The steps are scanned in chunks. After each the validation set is evaluated, at
+    `hyperlr.eval_params`, and `on_progress` is called with the chunk's share of the steps.
+    `make_optimizer` has to be one and the same function for one and the same method, for it is what
+    the compiled program is found by; it and `share` are as for `train_steps`.
     """
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
     # The chunks donate their state, and the caller may train these lanes again.
     params = jax.tree.map(jnp.copy, lanes.params)
-    state = _init(make_optimizer, params, lanes.step_sizes)
+    sizes = lanes.step_sizes
+    state = _init(make_optimizer, params, sizes)
     num_steps = lanes.train_batches.shape[1]
     starts = range(0, num_steps, chunk_steps)
     records, evaluations = [], []
     for start in starts:
         steps = slice(start, start + chunk_steps)
+        minibatches = lanes.train_batches[:, steps], lanes.val_batches[:, steps]
         params, state, chunk_records = _train_chunk(
-            make_optimizer,
-            share,
-            params,
-            state,
-            lanes.step_sizes,
-            images,
-            labels,
-            lanes.train_batches[:, steps],
-            lanes.val_batches[:, steps],
+            make_optimizer, share, params, state, sizes, images, labels, *minibatches
         )
         evaluated = hyperlr.eval_params(state, params)
         evaluations.append(_evaluate(evaluated, images, labels, lanes.val_indices))
         records.append(jax.tree.map(np.asarray, chunk_records))
         on_progress(min(chunk_steps, num_steps - start) / num_steps)
-    test_loss, test_accuracy = _evaluate_on_all(
-        evaluated, jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
-    )
+    test = _evaluate(evaluated, jnp.asarray(data.test_images), jnp.asarray(data.test_labels))
     return Trained(
-        records=jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
-        curve_steps=np.array([min(start + chunk_steps, num_steps) for start in starts]),
-        val_loss=np.stack([np.asarray(loss) for loss, _ in evaluations], axis=1),
-        val_accuracy=np.stack([np.asarray(share) for _, share in evaluations], axis=1),
-        test_loss=np.asarray(test_loss),
-        test_accuracy=np.asarray(test_accuracy),
+        jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records),
+        np.array([min(start + chunk_steps, num_steps) for start in starts]),
+        *(np.stack(of_points, axis=1) for of_points in zip(*evaluations, strict=True)),
+        *map(np.asarray, test),
     )
+
+
+def scores(trained: Trained, num_classes: int) -> dict[str, np.ndarray]:
+    """Returns what each lane came to in the end, [K] each."""
+    return {
+        "val_accuracy": trained.val_accuracy[:, -1],
+        "test_accuracy": trained.test_accuracy,
+        "val_loss": trained.val_loss[:, -1],
+        "test_loss": trained.test_loss,
+        "final_learning_rate": trained.records["learning_rate"][:, -1],
+        "diverged": diverged(trained, num_classes),
+    }
 
 
 def diverged(trained: Trained, num_classes: int) -> np.ndarray:
@@ -199,19 +188,14 @@ def seconds_per_step(settings: Any, data: Data) -> float:
     """Times plain gradient descent on one lane, without compilation."""
     lanes = lanes_maker(settings, data)([0], [0.0])
     params = jax.tree.map(lambda x: x[0], lanes.params)
+    state, rate = _plain_descent(0.0).init(params), jnp.zeros(())
+    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+    minibatches = (x[0, :_TIMED_STEPS] for x in (lanes.train_batches, lanes.val_batches))
     steps = jax.jit(functools.partial(train_steps, _plain_descent))
-    arguments = (
-        params,
-        _plain_descent(0.0).init(params),
-        jnp.zeros(()),
-        jnp.asarray(data.images),
-        jnp.asarray(data.labels),
-        lanes.train_batches[0, :_TIMED_STEPS],
-        lanes.val_batches[0, :_TIMED_STEPS],
-    )
-    jax.block_until_ready(steps(*arguments))
+    run = functools.partial(steps, params, state, rate, images, labels, *minibatches)
+    jax.block_until_ready(run())
     start = time.perf_counter()
-    jax.block_until_ready(steps(*arguments))
+    jax.block_until_ready(run())
     return (time.perf_counter() - start) / min(_TIMED_STEPS, lanes.train_batches.shape[1])
 
 
@@ -242,10 +226,10 @@ def train_steps(
     """Makes as many steps as there are minibatches, on one lane; a pure function to map and jit.
 
     Args:
-      make_optimizer: builds the optimizer from `step_size`.
+      make_optimizer: builds the optimizer from `step_size`, a float scalar.
       params: weights of one network.
       state: state of its optimizer.
-      step_size: float scalar.
+      step_size: β, κ, γ or η.
       images: uint8 [N, pixels].
       labels: int32 [N].
       train_batches: int32 [steps, batch], the minibatches of L.
@@ -281,71 +265,38 @@ def train_steps(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init(
-    make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: jax.Array
-) -> optax.OptState:
+def _init(make_optimizer: MakeOptimizer, params: mlp.Params, step_sizes: Any) -> optax.OptState:
     return jax.vmap(lambda params, size: make_optimizer(size).init(params))(params, step_sizes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _train_chunk(
-    make_optimizer: MakeOptimizer,
-    share: float | None,
-    params: mlp.Params,
-    state: optax.OptState,
-    step_sizes: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-    train_batches: jax.Array,
-    val_batches: jax.Array,
+    make_optimizer: MakeOptimizer, share: float | None, params: Any, state: Any, *others: Any
 ) -> Any:
+    """Makes the steps of `train_steps` on all lanes; `others` are its further arguments."""
     steps: Any = functools.partial(train_steps, make_optimizer, share=share)
     if share is None:
-        over_lanes = jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))
-        return over_lanes(params, state, step_sizes, images, labels, train_batches, val_batches)
+        return jax.vmap(steps, in_axes=(0, 0, 0, None, None, 0, 0))(params, state, *others)
     # One lane after another: side by side, what a method does in its first step alone, such as
     # seeking a rate, would be done by all lanes in every step.
+    step_sizes, images, labels, *batches = others
     return jax.lax.map(
         lambda lane: steps(*lane[:3], images, labels, *lane[3:]),
-        (params, state, step_sizes, train_batches, val_batches),
+        (params, state, step_sizes, *batches),
     )
 
 
 @jax.jit
 def _evaluate(
-    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array
+    params: mlp.Params, images: jax.Array, labels: jax.Array, indices: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and accuracy [K] on each lane's own images, indices [K, n]."""
+    """Returns loss and accuracy [K]; where there are indices [K, n], on each lane's own images."""
+
+    def of_lane(lane: tuple[mlp.Params, jax.Array | None]) -> tuple[jax.Array, jax.Array]:
+        params, own = lane
+        shown, expected = (images, labels) if own is None else (images[own], labels[own])
+        logits = mlp.apply_mlp(params, as_inputs(shown))
+        return mlp.cross_entropy(logits, expected), mlp.accuracy(logits, expected)
+
     # One lane after another: side by side, the activations of many lanes would take much memory.
-    return jax.lax.map(
-        lambda lane: _loss_and_accuracy(lane[0], images[lane[1]], labels[lane[1]]),
-        (params, indices),
-    )
-
-
-@jax.jit
-def _evaluate_on_all(
-    params: mlp.Params, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns loss and accuracy [K] on the same images for all lanes."""
-    return jax.lax.map(lambda lane: _loss_and_accuracy(lane, images, labels), params)
-
-
-def _loss_and_accuracy(
-    params: mlp.Params, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    logits = mlp.apply_mlp(params, as_inputs(images))
-    return mlp.cross_entropy(logits, labels), mlp.accuracy(logits, labels)
-
-
-def _progression(
-    data: Data, seed: int, num_steps: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a seed's training minibatches, validation minibatches and validation set."""
-    train_indices, val_indices = split_indices(data, seed)
-    rng = np.random.default_rng([seed, 1])
-    return (
-        batches.epoch_batches(rng, train_indices, num_steps, batch_size),
-        batches.independent_batches(rng, val_indices, num_steps, batch_size),
-        val_indices,
-    )
+    return jax.lax.map(of_lane, (params, indices))

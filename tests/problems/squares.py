@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from hyperlr.experiments.core import runner, tables
-from hyperlr.experiments.core.experiment import Experiment, Part, Shown, Summary, no_data
+from hyperlr.experiments.core.experiment import Experiment, Part, Shown, Summary
 from hyperlr.experiments.core.store import open_checkpoints
 
 TESTS = Path(__file__).parents[1]
@@ -73,16 +73,14 @@ def make_experiment(computed, interrupt=None, slow=False):
     def figures(results):
         figure = Figure()
         figure.subplots().plot(values(results))
-        return [Shown("line", "A line", figure, ("It\n  rises.",))]
+        return [Shown("line", "A line", figure, "It\n  rises.")]
 
     def table(summary):
         made = tables.new("Squares", ("what",))
         made.add_row(f"the sum: {summary.methods['squares']['sum']:g}")
         return [made]
 
-    return Experiment(
-        "squares", "Squares", {"quick": Settings()}, no_data, parts, summarize, figures, table
-    )
+    return Experiment("squares", "Squares", {"quick": Settings()}, parts, summarize, figures, table)
 
 
 def run_slowly(out):

@@ -1,6 +1,6 @@
 """A linear model with a dense and a sparse feature, and the descents of many optimizers on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,9 @@ from hyperlr.experiments.adaptive.optimizers import (
     adadelta,
     adam_like,
 )
-from hyperlr.experiments.core import descent
 from hyperlr.experiments.core.arrays import unpack
-from hyperlr.experiments.core.experiment import Arrays
+from hyperlr.experiments.core.descent import descend
+from hyperlr.experiments.core.experiment import Arrays, Work
 from hyperlr.experiments.data.batches import independent_batches
 
 NUM_EXAMPLES = 200
@@ -101,36 +101,6 @@ def gap(problem: Problem, points: np.ndarray) -> np.ndarray:
     return 0.5 * np.einsum("...i,ij,...j", offset, problem.hessian, offset)
 
 
-def descend(
-    optimizer: Optimizer,
-    problem: Problem,
-    learning_rates: Sequence[float],
-    batches: np.ndarray,
-) -> Descents:
-    """Descends the loss with one optimizer and several values of η_0, in float64.
-
-    Args:
-      optimizer: the optimizer.
-      problem: the data.
-      learning_rates: the values of η_0, [R].
-      batches: int32 [T, batch], the examples of every step.
-    """
-
-    def record(rate: jax.Array, before: Any, after: Any, item: Any) -> jax.Array:
-        return optimizer.rates(rate, before, after, item[0])
-
-    examples = problem.inputs[batches], problem.targets[batches]
-    points, rates = descent.descend(
-        optimizer.make, _gradient, record, problem.start, learning_rates, examples
-    )
-    return Descents(np.asarray(learning_rates), points, gap(problem, points), rates)
-
-
-def _gradient(point: jax.Array, examples: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict]:
-    x, y = examples
-    return x.T @ (x @ point - y) / len(y), {"inputs": x}
-
-
 class Run(NamedTuple):
     """One of the descents of the study."""
 
@@ -141,29 +111,41 @@ class Run(NamedTuple):
 
 
 _IN_MINIBATCHES = ("gd", "gd_sparsity", "adagrad", "rmsprop", "adam")
-_MAKE = {"adam": optimizers.adam, "adam_max": optimizers.adam_max}
 RUNS: dict[str, Run] = {
     **{f"full-{name}": Run(each, LEARNING_RATES) for name, each in OPTIMIZERS.items()},
     **{f"mini-{name}": Run(OPTIMIZERS[name], (), True) for name in _IN_MINIBATCHES},
     "oscillation": Run(OPTIMIZERS["rmsprop"], (OPTIMIZERS["rmsprop"].learning_rate / 2,)),
     **{f"adadelta-{eps:g}": Run(adadelta(eps)) for eps in ADADELTA_EPS},
     "uncorrected": Run(UNCORRECTED_ADAM),
-    **{
-        f"short_memory-{name}": Run(adam_like(OPTIMIZERS[name].label, make, SHORT_MEMORY), (), True)
-        for name, make in _MAKE.items()
-    },
+    "short_memory-adam": Run(adam_like("Adam", optimizers.adam, SHORT_MEMORY), (), True),
+    "short_memory-adam_max": Run(
+        adam_like("Adam Max", optimizers.adam_max, SHORT_MEMORY), (), True
+    ),
 }
 
 
-def compute(run: Run, problem: Problem, num_steps: int) -> Descents:
-    """Makes one run of T steps."""
-    all_examples = np.arange(len(problem.inputs), dtype=np.int32)
-    batches = (
-        minibatches(problem, num_steps)
-        if run.in_minibatches
-        else np.tile(all_examples, (num_steps, 1))
+def compute(run: Run, num_steps: int, work: Work) -> Descents:
+    """Makes one run of T steps, in float64."""
+    optimizer, problem = run.optimizer, make_problem()
+    learning_rates = (optimizer.learning_rate, *run.others)
+    indices = np.arange(NUM_EXAMPLES, dtype=np.int32)
+    batches = np.tile(indices, (num_steps, 1))
+    if run.in_minibatches:  # the same for every optimizer
+        batches = independent_batches(np.random.default_rng(1), indices, num_steps, BATCH_SIZE)
+
+    def record(rate: jax.Array, before: Any, after: Any, examples: Any) -> jax.Array:
+        return optimizer.rates(rate, before, after, examples[0])
+
+    examples = problem.inputs[batches], problem.targets[batches]
+    points, rates = descend(
+        optimizer.make, _gradient, record, problem.start, learning_rates, examples
     )
-    return descend(run.optimizer, problem, (run.optimizer.learning_rate, *run.others), batches)
+    return Descents(np.asarray(learning_rates), points, gap(problem, points), rates)
+
+
+def _gradient(point: jax.Array, examples: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict]:
+    x, y = examples
+    return x.T @ (x @ point - y) / len(y), {"inputs": x}
 
 
 def study(arrays: Mapping[str, Arrays]) -> Study:
@@ -182,9 +164,3 @@ def study(arrays: Mapping[str, Arrays]) -> Study:
         uncorrected=runs["uncorrected"],
         short_memory=of_kind("short_memory"),
     )
-
-
-def minibatches(problem: Problem, num_steps: int) -> np.ndarray:
-    """Draws the same minibatches for every optimizer, int32 [T, BATCH_SIZE]."""
-    indices = np.arange(len(problem.inputs), dtype=np.int32)
-    return independent_batches(np.random.default_rng(1), indices, num_steps, BATCH_SIZE)

@@ -7,17 +7,10 @@ from rich.table import Table
 
 from hyperlr.experiments.adaptive import descents as adaptive
 from hyperlr.experiments.adaptive import figures
-from hyperlr.experiments.adaptive.descents import RUNS, Run, Study
+from hyperlr.experiments.adaptive.descents import RUNS, Study
 from hyperlr.experiments.adaptive.optimizers import OPTIMIZERS
 from hyperlr.experiments.core import tables
-from hyperlr.experiments.core.experiment import (
-    Experiment,
-    Part,
-    Results,
-    Summary,
-    Work,
-    no_data,
-)
+from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary
 
 
 class Settings(NamedTuple):
@@ -39,7 +32,7 @@ def parts(settings: Settings, data: None) -> list[Part]:
                 **settings._asdict(),
                 "learning_rates": (run.optimizer.learning_rate, *run.others),
             },
-            functools.partial(_compute, run, settings),
+            functools.partial(adaptive.compute, run, settings.num_steps),
         )
         for name, run in RUNS.items()
     ]
@@ -50,10 +43,6 @@ _PROBLEM = {
     "num_sparse": adaptive.NUM_SPARSE,
     "batch_size": adaptive.BATCH_SIZE,
 }
-
-
-def _compute(run: Run, settings: Settings, work: Work) -> adaptive.Descents:
-    return adaptive.compute(run, adaptive.make_problem(), settings.num_steps)
 
 
 def summarize(results: Results) -> Summary:
@@ -71,9 +60,8 @@ def summarize(results: Results) -> Summary:
         "minimizer": problem.minimizer,
         "hessian": problem.hessian,
     }
-    return Summary(
-        {name: _summary(study, name) for name in OPTIMIZERS}, {"schedules": rates}, config
-    )
+    methods = {name: _summary(study, name) for name in OPTIMIZERS}
+    return Summary(methods, {"schedules": rates}, config)
 
 
 def _summary(study: Study, name: str) -> dict[str, Any]:
@@ -95,12 +83,9 @@ def _summary(study: Study, name: str) -> dict[str, Any]:
 
 def table(summary: Summary) -> list[Table]:
     """Returns the table of all optimizers."""
-    made = tables.new(
-        "L − min L, and effective rates (dense, sparse)",
-        ("", "η₀", f"step {adaptive.COMPARED_STEP}", "last step", "first rates", "last"),
-    )
-    for name, method in summary.methods.items():
-        made.add_row(
+    headings = ("", "η₀", f"step {adaptive.COMPARED_STEP}", "last step", "first rates", "last")
+    rows = [
+        (
             OPTIMIZERS[name].label,
             "none" if name == "adadelta" else f"{method['learning_rate']:g}",
             f"{method['gap_at_compared_step']:.1e}",
@@ -108,7 +93,9 @@ def table(summary: Summary) -> list[Table]:
             ", ".join(f"{rate:.2g}" for rate in method["effective_rates_first"]),
             ", ".join(f"{rate:.2g}" for rate in method["effective_rates_last"]),
         )
-    return [made]
+        for name, method in summary.methods.items()
+    ]
+    return [tables.new("L − min L, and effective rates (dense, sparse)", headings, rows)]
 
 
 EXPERIMENT = Experiment(
@@ -119,11 +106,8 @@ EXPERIMENT = Experiment(
         "quick": Settings(),
         "paper": Settings(),
     },
-    load=no_data,
     parts=parts,
     summarize=summarize,
-    figures=lambda results: figures.figures(
-        adaptive.make_problem(), adaptive.study(results.arrays)
-    ),
+    figures=lambda results: figures.figures(adaptive.study(results.arrays)),
     table=table,
 )

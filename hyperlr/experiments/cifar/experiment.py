@@ -8,13 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from hyperlr.experiments.cifar import figures, runs, training
-from hyperlr.experiments.cifar.methods import (
-    INNER,
-    NUMBERS,
-    SEARCHED,
-    initial_learning_rate,
-    rates,
-)
+from hyperlr.experiments.cifar.methods import INNER, NUMBERS, SEARCHED, initial_learning_rate, rates
 from hyperlr.experiments.cifar.runs import History, Run, Size
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.errors import InputError
@@ -72,61 +66,54 @@ PRESETS = {
 class Task(NamedTuple):
     """What the experiment is about."""
 
-    name: str
     form: cifar.Format
     network: Any
     """The class of the network, a Flax module of the classes and the width."""
     inner: str
     """Key of INNER."""
 
+    @property
+    def title(self) -> str:
+        """What is trained on what, and with what."""
+        return f"{self.network.__name__} on {self.form.name}, {INNER[self.inner].label}"
+
 
 def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
-    """Returns `cifar10` or `cifar100`, with a key of INNER.
-
-    Args:
-      name: `cifar10` or `cifar100`.
-      inner: key of INNER.
-      network: the class of another network than the paper's.
-    """
+    """Returns `cifar10` or `cifar100`, with a key of INNER; `network` in place of the paper's."""
     form, usual = {
         "cifar10": (cifar.CIFAR10, convolutional.Vgg11),
         "cifar100": (cifar.CIFAR100, convolutional.ResNet18),
     }[name]
-    task = Task(name, form, network or usual, inner)
+    task = Task(form, network or usual, inner)
     return Experiment(
         name=name,
-        title=f"{task.network.__name__} on {form.name}, {INNER[inner].label}",
+        title=task.title,
         presets=PRESETS,
         load=functools.partial(cifar.load, form),
-        parts=lambda settings, data: list(parts(task, settings, data)),
+        parts=functools.partial(parts, task),
         summarize=functools.partial(summarize, task),
-        figures=functools.partial(_figures, task),
+        figures=lambda results: figures.figures(
+            _histories(results), make_size(*results[:2]).steps_per_epoch, task.title
+        ),
         table=table,
     )
 
 
 def make_size(settings: Settings, data: Data) -> Size:
     """Settles how many minibatches make an epoch."""
-    return Size(
-        num_epochs=settings.num_epochs,
-        steps_per_epoch=settings.steps_per_epoch or max(1, data.num_train // settings.batch_size),
-        batch_size=settings.batch_size,
-        eval_epochs=settings.eval_epochs,
-        checkpoint_epochs=settings.checkpoint_epochs,
-    )
+    size = Size(*(getattr(settings, name) for name in Size._fields))
+    filled = max(1, data.num_train // settings.batch_size)
+    return size if size.steps_per_epoch else size._replace(steps_per_epoch=filled)
 
 
 def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
     """Returns the run of a method on seed 0, with the number that a search starts from."""
     inner, size = INNER[task.inner], make_size(settings, data)
     schedule = rates(name, inner, size.num_epochs * size.steps_per_epoch)
+    network = task.network(data.num_classes, settings.width)
     return Run(
-        program=training.Program(
-            network=task.network(data.num_classes, settings.width),
-            make_inner=inner.make,
-            make_online=METHODS[name].online,
-        ),
-        rates=training.Rates(schedule, NUMBERS[name]),
+        training.Program(network, inner.make, METHODS[name].online),
+        training.Rates(schedule, NUMBERS[name]),
         runaway=runs.RUNAWAY * inner.learning_rate,
         seed=0,
         size=size,
@@ -198,32 +185,27 @@ def summarize(task: Task, results: Results) -> Summary:
     """Returns the methods, lists with one entry a seed, and all that was recorded on the way."""
     settings, data, arrays = results
     inner, histories = INNER[task.inner], _histories(results)
-    methods, curves = {}, {}
+    methods: dict[str, Any] = {}
+    curves: dict[str, np.ndarray] = {}
     for name, of_seeds in histories.items():
         run = make_run(task, settings, data, name)
         searched = f"search-{name}" if name in SEARCHED else None
         number = float(arrays[searched]["number"]) if searched else NUMBERS[name]
         names = [*([searched] if searched else []), *(f"{name}-{k}" for k in range(len(of_seeds)))]
+        recorded = [history.records | history.curves for history in of_seeds]
+        stacked = {key: np.stack([each[key] for each in recorded]) for key in recorded[0]}
+        final = ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
         methods[name] = {
-            **{
-                quantity: np.array([history.curves[quantity][-1] for history in of_seeds])
-                for quantity in ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
-            },
+            **{quantity: stacked[quantity][:, -1] for quantity in final},
             "initial_learning_rate": run.rates.schedule[0],
-            "final_learning_rate": np.array(
-                [history.records["learning_rate"][-1] for history in of_seeds]
-            ),
+            "final_learning_rate": stacked["learning_rate"][:, -1],
             "diverged": [
                 runs.diverged(run, history) or runs.ends_exploded(history) for history in of_seeds
             ],
             "step_size": number,
             "seconds": round(sum(float(arrays[each]["seconds"]) for each in names), 3),
         }
-        for kind in ("records", "curves"):
-            for quantity in getattr(of_seeds[0], kind):
-                curves[f"{name}/{quantity}"] = np.stack(
-                    [getattr(history, kind)[quantity] for history in of_seeds]
-                )
+        curves |= {f"{name}/{quantity}": values for quantity, values in stacked.items()}
     config = {
         **make_size(settings, data)._asdict(),
         "network": task.network.__name__,
@@ -238,24 +220,16 @@ def summarize(task: Task, results: Results) -> Summary:
 def table(summary: Summary) -> list[Table]:
     """Returns the table of all methods: what had to be given, how good they are, what they cost."""
     config = summary.config
-    made = tables.new(
-        f"{config['network']}, {config['inner']}, {config['num_epochs']} epochs, "
-        f"{tables.seeds(config['num_seeds'])}",
-        ("method", "given", "validation\n%", "test\n%", "time"),
-    )
-    for name, method in summary.methods.items():
-        symbol = METHODS[name].symbol
-        made.add_row(
+    symbols = {name: METHODS[name].symbol for name in summary.methods}
+    rows = [
+        (
             METHODS[name].label,
-            f"η₀, {symbol} = {method['step_size']:g}" if symbol else "η₀, schedule",
-            tables.percent(method["val_accuracy"], method["diverged"]),
-            tables.percent(method["test_accuracy"], method["diverged"]),
+            f"η₀, {symbols[name]} = {method['step_size']:g}" if symbols[name] else "η₀, schedule",
+            *tables.accuracies(method),
             f"{method['seconds']:.0f} s",
         )
-    return [made]
-
-
-def _figures(task: Task, results: Results) -> Any:
-    title = f"{task.network.__name__} on {task.form.name}, {INNER[task.inner].label}"
-    steps_per_epoch = make_size(results.settings, results.data).steps_per_epoch
-    return figures.figures(_histories(results), steps_per_epoch, title)
+        for name, method in summary.methods.items()
+    ]
+    title = f"{config['network']}, {config['inner']}, {config['num_epochs']} epochs, "
+    title += tables.seeds(config["num_seeds"])
+    return [tables.new(title, ("method", "given", "validation\n%", "test\n%", "time"), rows)]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperlr.experiments.cifar.runs import History
@@ -29,12 +28,12 @@ def figures(
                 name,
                 "With SGDR (2.264)" if name != "curves" else "All methods",
                 curves(drawn, steps_per_epoch, title),
-                (
-                    f"Test accuracy and validation loss{band if num_seeds > 1 else ''}; right, the "
-                    "learning rate of the first seed. A line ends where a run diverged, and that "
-                    "of the learning rate breaks where it is 0. The test images have no part in "
-                    "training or in choosing anything.",
-                ),
+                f"""
+                Test accuracy and validation loss{band if num_seeds > 1 else ""}; right, the
+                learning rate of the first seed. A line ends where a run diverged, and that of the
+                learning rate breaks where it is 0. The test images have no part in training or in
+                choosing anything.
+                """,
             )
         )
     return shown
@@ -43,45 +42,26 @@ def figures(
 def curves(histories: Mapping[str, list[History]], steps_per_epoch: int, title: str) -> Figure:
     """Draws test accuracy and validation loss, the mean over seeds in a band of one deviation.
 
-    The learning rate is that of the first seed.
-
-    Args:
-      histories: method to one history a seed.
-      steps_per_epoch: to count in epochs.
-      title: above the figure.
+    The learning rate is that of the first seed. `histories` are one a seed.
     """
     figure, ((left, middle, right),) = style.panels(1, 3, 15, 4.8)
     for name, runs in histories.items():
-        _draw_band(left, name, runs, "test_accuracy", steps_per_epoch)
-        _draw_band(middle, name, runs, "val_loss", steps_per_epoch)
+        method, epochs = METHODS[name], runs[0].curves["step"] / steps_per_epoch
+        for axes, quantity in ((left, "test_accuracy"), (middle, "val_loss")):
+            values = np.stack([run.curves[quantity] for run in runs]).astype(float)
+            mean = values.mean(axis=0)  # NaN from where a seed diverged
+            axes.plot(epochs, mean, linewidth=1.4, **method.drawn)
+            if len(runs) > 1:
+                deviation = values.std(axis=0, ddof=1)
+                band = mean - deviation, mean + deviation
+                axes.fill_between(epochs, *band, color=method.color, alpha=0.2, linewidth=0)
         rates = runs[0].records["learning_rate"]
         epochs = np.arange(len(rates)) / steps_per_epoch
-        color = METHODS[name].color
-        right.plot(epochs, style.positive(rates), color=color, linewidth=1.4)
-    style.percent(left)
+        right.plot(epochs, style.positive(rates), color=method.color, linewidth=1.4)
+    style.percent(left.yaxis)
     left.set(title="Test accuracy", xlabel="epoch")
     middle.set(title="Validation loss", xlabel="epoch", yscale="log")
     right.set(title="Learning rate (first seed)", xlabel="epoch", yscale="log")
-    style.with_grid(left, middle, right)
     style.legend_below(figure, left)
     figure.suptitle(title)
     return figure
-
-
-def _draw_band(
-    axes: Axes, name: str, runs: list[History], quantity: str, steps_per_epoch: int
-) -> None:
-    epochs = runs[0].curves["step"] / steps_per_epoch
-    values = np.stack([run.curves[quantity] for run in runs]).astype(float)
-    mean = values.mean(axis=0)  # NaN from where a seed diverged
-    axes.plot(epochs, mean, color=METHODS[name].color, label=METHODS[name].label, linewidth=1.4)
-    if len(runs) > 1:
-        deviation = values.std(axis=0, ddof=1)
-        axes.fill_between(
-            epochs,
-            mean - deviation,
-            mean + deviation,
-            color=METHODS[name].color,
-            alpha=0.2,
-            linewidth=0,
-        )

@@ -7,14 +7,9 @@ PADDING = 4
 
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Crops every image at random out of a black frame 4 pixels wide, and flips half of them.
+    """Crops images at random out of a black frame 4 pixels wide, and flips half of them.
 
-    Args:
-      key: a PRNG key.
-      images: uint8 [n, rows, columns, 3].
-
-    Returns:
-      uint8, of the same shape.
+    Both are uint8 [n, rows, columns, 3].
     """
     key_crop, key_flip = jax.random.split(key)
     num_images, *shape = images.shape
@@ -30,10 +25,7 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 def normalize(images: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
     """Returns float32 images [n, rows, columns, 3] with each colour's mean 0 and deviation 1.
 
-    Args:
-      images: uint8 [n, rows, columns, 3].
-      mean: float32 [3], of the pixels over 255.
-      deviation: float32 [3], of the pixels over 255.
+    The images are uint8; mean and deviation float32 [3], of the pixels over 255.
     """
     scaled = images.astype(jnp.float32) / 255.0
     return (scaled - mean[None, None, None, :]) / deviation[None, None, None, :]

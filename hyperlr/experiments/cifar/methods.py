@@ -31,10 +31,7 @@ INNER = {
 # β of HD and RTHO are the paper's. Its search for κ "starts high": at 1 here. γ has no counterpart
 # in the paper, and was not tuned on CIFAR: one step alters η by at most 2%.
 NUMBERS: Mapping[str, float] = {
-    "exponential": 0.0,
-    "staircase": 0.0,
-    "sgdr": 0.0,
-    "sgdr_2264": 0.0,
+    **dict.fromkeys(("exponential", "staircase", "sgdr", "sgdr_2264"), 0.0),
     "hd": 1e-6,
     "rtho": 1e-8,
     "marthe": 1.0,

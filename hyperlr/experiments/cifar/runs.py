@@ -66,16 +66,12 @@ def train(run: Run, data: Data, work: Work) -> History:
     """Trains from the last checkpoint, where there is one, to the end of the last epoch.
 
     A run that has diverged ends there. Every evaluation is logged, those of the checkpoint again.
-
-    Args:
-      run: what to train.
-      data: the images.
-      work: where its checkpoints are, and whom to tell of its progress.
     """
     size = run.size
     source = training.make_source(data, run.seed)
-    test = jnp.asarray(data.test_images), jnp.asarray(data.test_labels)
+    test = jnp.asarray(data.test_images), jnp.asarray(data.test_labels), *source[2:4]
     test_indices = np.arange(len(data.test_labels), dtype=np.int32)
+    sets = {"val": (source[:4], source.val_indices), "test": (test, test_indices)}
     state, history, first = _start(run), empty_history(size), 0
     with open_checkpoints(work.checkpoints) as checkpoints:
         found = checkpoints.restore((state, history))
@@ -93,12 +89,8 @@ def train(run: Run, data: Data, work: Work) -> History:
             if done % size.eval_epochs == 0 or last:
                 k = -(-done // size.eval_epochs) - 1
                 history.curves["step"][k] = done * size.steps_per_epoch
-                sets = {
-                    "val": (source.images, source.labels, source.val_indices),
-                    "test": (*test, test_indices),
-                }
                 for name, images in sets.items():
-                    loss, accuracy = training.evaluate(run.program, state, source, *images)
+                    loss, accuracy = training.evaluate(run.program, state, *images)
                     history.curves[f"{name}_loss"][k] = loss
                     history.curves[f"{name}_accuracy"][k] = accuracy
                 work.log(_evaluation(history, k))
@@ -117,15 +109,9 @@ def train_epoch(run: Run, source: Source, state: State, history: History, epoch:
     records = []
     for i, pair in enumerate(zip(*minibatches, strict=True)):
         step = epoch * num_steps + i
+        numbers = run.rates.schedule[step], np.float32(run.rates.step_size)
         state, record = training.train_step(
-            run.program,
-            state,
-            source[:4],
-            pair,
-            np.uint32(run.seed),
-            np.int32(step),
-            run.rates.schedule[step],
-            np.float32(run.rates.step_size),
+            run.program, state, source[:4], pair, np.uint32(run.seed), np.int32(step), *numbers
         )
         records.append(record)
     # Fetched at the end of the epoch: a number looked at in every step would hold up the device.
@@ -142,11 +128,8 @@ def search_step_size(run: Run, data: Data, num_steps: int) -> float:
 
     The procedure of Section 4 of the paper for κ. A step size is lost where a loss or a rate is not
     finite, where the loss exceeds twice the first one, or where the rate runs away.
-
-    Args:
-      run: its step size is the largest that is tried; the others are a tenth of the one before.
-      data: the images.
-      num_steps: how many steps a trial makes.
+    The step size of the run is the largest that is tried, in a trial of `num_steps`; the others are
+    a tenth of the one before.
 
     Raises:
       InputError: no step size was small enough.
@@ -219,12 +202,8 @@ def empty_history(size: Size) -> History:
 
 
 def _start(run: Run) -> State:
-    return training.init(
-        run.program,
-        np.uint32(run.seed),
-        run.rates.schedule[0],
-        np.float32(run.rates.step_size),
-    )
+    rates = run.rates.schedule[0], np.float32(run.rates.step_size)
+    return training.init(run.program, np.uint32(run.seed), *rates)
 
 
 def _evaluation(history: History, k: int) -> dict[str, float]:

@@ -16,8 +16,8 @@ import optax
 
 import hyperlr
 from hyperlr.experiments.cifar import inputs as images_to_inputs
-from hyperlr.experiments.data import Data, batches
-from hyperlr.experiments.data.cifar import SHAPE, channel_statistics, split_indices
+from hyperlr.experiments.data import Data, batches, split_indices
+from hyperlr.experiments.data.cifar import SHAPE, channel_statistics
 from hyperlr.experiments.networks import mlp
 
 WEIGHT_DECAY = 5e-4
@@ -73,16 +73,10 @@ class Rates(NamedTuple):
 
 def make_source(data: Data, seed: int) -> Source:
     """Draws a seed's split, and measures the colours of its training images."""
-    train_indices, val_indices = split_indices(data, seed)
-    mean, deviation = channel_statistics(data.images[train_indices])
-    return Source(
-        jnp.asarray(data.images),
-        jnp.asarray(data.labels),
-        jnp.asarray(mean),
-        jnp.asarray(deviation),
-        train_indices,
-        val_indices,
-    )
+    train_indices, val_indices = split_indices(data, seed, val_first=True)
+    arrays = data.images, data.labels, *channel_statistics(data.images[train_indices])
+    images, labels, mean, deviation = map(jnp.asarray, arrays)
+    return Source(images, labels, mean, deviation, train_indices, val_indices)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -96,15 +90,9 @@ def init(program: Program, seed: int, learning_rate: jax.Array, step_size: jax.A
 def epoch_minibatches(
     source: Source, seed: int, epoch: int, num_steps: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the minibatches of an epoch.
-
-    Returns:
-      (training, validation): int32 [num_steps, batch], indices into the images. The training images
-      come in a new order every epoch; the validation minibatches are drawn afresh.
-    """
-    rng = np.random.default_rng([seed, 1, epoch])
-    train = batches.epoch_batches(rng, source.train_indices, num_steps, batch_size)
-    return train, batches.independent_batches(rng, source.val_indices, num_steps, batch_size)
+    """Draws the minibatches of an epoch, to train and to validate on: int32 [num_steps, batch]."""
+    rng, split = np.random.default_rng([seed, 1, epoch]), (source.train_indices, source.val_indices)
+    return batches.of_both(rng, *split, num_steps, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -176,22 +164,11 @@ def train_step(
 
 
 def evaluate(
-    program: Program,
-    state: State,
-    source: Source,
-    images: jax.Array,
-    labels: jax.Array,
-    indices: np.ndarray,
+    program: Program, state: State, arrays: tuple[jax.Array, ...], indices: np.ndarray
 ) -> tuple[float, float]:
     """Returns loss and accuracy, by the running statistics, on the images that `indices` pick.
 
-    Args:
-      program: its `network` is evaluated.
-      state: parameters and running statistics.
-      source: for the colours.
-      images: uint8 [N, 32, 32, 3].
-      labels: int32 [N].
-      indices: int32 [n].
+    The arrays are those of `train_step`, of these images; the indices int32 [n].
     """
     sums = np.zeros(2)
     for start in range(0, len(indices), _EVALUATION_BATCH):
@@ -199,7 +176,6 @@ def evaluate(
         # One shape for all parts: the last is filled up with an image that does not count.
         padded = np.resize(part, min(_EVALUATION_BATCH, max(len(indices), 1)))
         counts = np.arange(len(padded)) < len(part)
-        arrays = (images, labels, source.mean, source.deviation)
         sums += np.asarray(_sums(program, state.params, state.batch_stats, arrays, padded, counts))
     loss, accuracy = sums / len(indices)
     return float(loss), float(accuracy)
@@ -207,12 +183,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sums(
-    program: Program,
-    params: Any,
-    batch_stats: Any,
-    arrays: tuple[jax.Array, ...],
-    indices: jax.Array,
-    counts: jax.Array,
+    program: Program, params: Any, batch_stats: Any, arrays: Any, indices: Any, counts: Any
 ) -> jax.Array:
     images, labels, mean, deviation = arrays
     inputs = images_to_inputs.normalize(images[indices], mean, deviation)
@@ -225,9 +196,7 @@ def _sums(
     return jnp.stack([jnp.where(counts, x, 0.0).sum() for x in (losses, hits)])
 
 
-def _transformation(
-    program: Program, learning_rate: jax.Array, step_size: jax.Array
-) -> optax.GradientTransformationExtraArgs:
+def _transformation(program: Program, learning_rate: jax.Array, step_size: jax.Array) -> Any:
     if program.make_online is None:
         return optax.with_extra_args_support(program.make_inner(learning_rate))
     return program.make_online(program.make_inner, learning_rate, step_size)

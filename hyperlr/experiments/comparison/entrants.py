@@ -1,7 +1,6 @@
 """Who takes part: methods that learn a rate, tuned rates, and optimizers that need none."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +10,8 @@ from optax import contrib
 import hyperlr
 from hyperlr import optimizers
 from hyperlr.experiments.core import style
-from hyperlr.experiments.methods import BURSTS, cost_of_steps
+from hyperlr.experiments.methods import BURSTS, INNER, cost_of_steps, scale_free
 
-Inner = Callable[..., optax.GradientTransformation]
-
-INNER: Mapping[str, tuple[str, Inner]] = {
-    "adam": ("Adam", optimizers.adam),
-    "momentum": ("momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
-    "sgd": ("SGD", optax.sgd),
-}
 # η_0 and β of HD as its authors have them (Baydin et al., 2018, Section 4).
 _HD = {"adam": (1e-3, 1e-7), "momentum": (1e-3, 1e-3), "sgd": (1e-3, 1e-3)}
 
@@ -61,8 +53,7 @@ def _auto(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation
 
 
 def _scale_free(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:
-    rule = hyperlr.exponentiated_gradient(0.1)
-    return hyperlr.marthe(INNER[inner][1], 1e-3, discount=0.99, hyper_optimizer=rule)
+    return scale_free(INNER[inner][1], 1e-3, 0.1)
 
 
 def _hd(inner: str, rate: Any, num_steps: int) -> optax.GradientTransformation:

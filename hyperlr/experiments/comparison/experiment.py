@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hyperlr.experiments.comparison import figures, summary
-from hyperlr.experiments.comparison.entrants import ENTRANTS, INNER, num_steps_of
+from hyperlr.experiments.comparison.entrants import ENTRANTS, num_steps_of
 from hyperlr.experiments.comparison.outcomes import BUDGETS, Outcomes, part_name
 from hyperlr.experiments.comparison.tasks import TASKS
 from hyperlr.experiments.comparison.training import Runs, train
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.core.experiment import Experiment, Part, Results, Work, no_data
+from hyperlr.experiments.core.experiment import Experiment, Part, Results, Work
+from hyperlr.experiments.methods import INNER
 
 # What it takes to compile a run, in gradients of the digits' MLP.
 _COMPILING = 4_000
@@ -29,7 +30,7 @@ class Settings(NamedTuple):
     methods: tuple[str, ...] = tuple(ENTRANTS)
     """Keys of `entrants.ENTRANTS`."""
     inner: tuple[str, ...] = tuple(INNER)
-    """Keys of `entrants.INNER`."""
+    """Keys of `methods.INNER`."""
 
 
 PRESETS = {
@@ -109,8 +110,7 @@ EXPERIMENT = Experiment(
     name="compare",
     title="What a learned rate is worth: many tasks, equal steps, equal cost",
     presets=PRESETS,
-    load=no_data,
-    parts=lambda settings, data: list(parts(settings, data)),
+    parts=parts,
     summarize=lambda results: summary.summarize(outcomes(results)),
     figures=lambda results: figures.figures(outcomes(results)),
     table=summary.table,

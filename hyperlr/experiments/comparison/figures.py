@@ -3,11 +3,12 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from hyperlr.experiments.comparison.entrants import ENTRANTS, INNER
+from hyperlr.experiments.comparison.entrants import ENTRANTS
 from hyperlr.experiments.comparison.outcomes import BUDGETS, Outcomes
 from hyperlr.experiments.comparison.tasks import TASKS
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
+from hyperlr.experiments.methods import INNER
 
 _DASHED = ("adam_cosine", "cosine_tuned", "prodigy_cosine", "mechanize")
 _DOTTED = ("prodigy", "dadapt_adamw", "dowg", "cocob", "momo_adam", "schedule_free_adamw")
@@ -20,12 +21,12 @@ def figures(outcomes: Outcomes) -> list[Shown]:
             f"ranks_{inner}",
             f"Ranks, {INNER[inner][0]}",
             ranks(outcomes, inner),
-            (
-                "The rank of the mean test score, averaged over the tasks: 1 would be the best of "
-                "all everywhere. Dots are the single tasks. Left every method makes as many steps "
-                "as the others, right it spends as many gradients. What has to be given is in "
-                "brackets: T is the number of steps, a grid five runs.",
-            ),
+            """
+            The rank of the mean test score, averaged over the tasks: 1 would be the best of all
+            everywhere. Dots are the single tasks. Left every method makes as many steps as the
+            others, right it spends as many gradients. What has to be given is in brackets: T is the
+            number of steps, a grid five runs.
+            """,
         )
         for inner in outcomes.settings.inner
     ]
@@ -36,13 +37,13 @@ def figures(outcomes: Outcomes) -> list[Shown]:
                     f"{task}_{inner}",
                     f"{TASKS[task].title}, {INNER[inner][0]}",
                     of_task(outcomes, inner, task),
-                    (
-                        f"Left: {TASKS[task].score_name} on test data against the gradients spent, "
-                        "the mean over the seeds, of runs that spend equally many; methods that "
-                        "must know their end are dashed, optimizers without a rate dotted. Of a "
-                        "grid, the runs that validation chose are shown, and its other four are "
-                        "not counted. Right: the learning rates of those that have one.",
-                    ),
+                    f"""
+                    Left: {TASKS[task].score_name} on test data against the gradients spent, the
+                    mean over the seeds, of runs that spend equally many; methods that must know
+                    their end are dashed, optimizers without a rate dotted. Of a grid, the runs that
+                    validation chose are shown, and its other four are not counted. Right: the
+                    learning rates of those that have one.
+                    """,
                 )
             )
     return shown
@@ -64,7 +65,6 @@ def ranks(outcomes: Outcomes, inner: str) -> Figure:
             range(len(order)), [f"{e.label} ({e.given})" if e.given else e.label for e in labels]
         )
         axes.set(title=in_words, xlabel="rank")
-        style.with_grid(axes)
     return figure
 
 
@@ -90,6 +90,5 @@ def of_task(outcomes: Outcomes, inner: str, task: str) -> Figure:
         scores.set_ylim(middle - 3 * (best - middle) - 1e-3, best + (best - middle) / 2 + 1e-3)
     scores.set(xlabel="gradients", ylabel=TASKS[task].score_name)
     rates.set(xlabel="gradients", ylabel="learning rate", yscale="log")
-    style.with_grid(scores, rates)
     style.legend_below(figure, scores, columns=5)
     return figure

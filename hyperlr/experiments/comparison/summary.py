@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from hyperlr.experiments.comparison.entrants import ENTRANTS, INNER
+from hyperlr.experiments.comparison.entrants import ENTRANTS
 from hyperlr.experiments.comparison.outcomes import BUDGETS, Outcomes
 from hyperlr.experiments.comparison.tasks import TASKS
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.experiment import Summary
+from hyperlr.experiments.methods import INNER
 
 
 def summarize(outcomes: Outcomes) -> Summary:

@@ -43,7 +43,7 @@ def train(
     Args:
       task_name: key of `tasks.TASKS`.
       entrant_name: key of `entrants.ENTRANTS`.
-      inner: key of `entrants.INNER`.
+      inner: key of `methods.INNER`.
       num_steps: of each run, NUM_POINTS at least.
       num_seeds: seeds 0, 1, … of the data, the weights and the minibatches.
       advance: called with the share of all runs that was done since the last call.

@@ -5,7 +5,7 @@ An experiment says in `parts` which pieces of work it consists of. What they com
 runner's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +19,14 @@ Arrays = Mapping[str, Any]
 """NumPy arrays and numbers by name: what a part comes to."""
 
 
-def _ignore(_: Any) -> None:
-    pass
-
-
 class Work(NamedTuple):
     """What a part is given when it is computed; the defaults serve where there is no runner."""
 
     needed: Mapping[str, Arrays] = {}
     """Name of another part → what it came to."""
-    advance: Callable[[float], None] = _ignore
+    advance: Callable[[float], None] = lambda share: None
     """Called with the share of the part that was done since the last call; 1 in all."""
-    log: Callable[[Mapping[str, float]], None] = _ignore
+    log: Callable[[Mapping[str, float]], None] = lambda scalars: None
     """Called with scalars worth watching on the way, `step` among them."""
     checkpoints: Path | None = None
     """Where a long part may keep checkpoints (`core.store.open_checkpoints`); None: nowhere."""
@@ -84,8 +80,8 @@ class Shown(NamedTuple):
     """Of the file, without .png."""
     title: str
     figure: Figure
-    text: tuple[str, ...]
-    """Paragraphs: what is to be seen."""
+    text: str
+    """What is to be seen; an empty line separates paragraphs."""
 
 
 class Experiment(NamedTuple):
@@ -96,18 +92,14 @@ class Experiment(NamedTuple):
     """Of the page beside the figures."""
     presets: Mapping[str, Any]
     """`smoke`, `quick` or `paper` → settings."""
-    load: Callable[[Path | None], Any]
-    """Reads the data from `--data-dir`; None for the default place."""
-    parts: Callable[[Any, Any], Sequence[Part]]
+    parts: Callable[[Any, Any], Iterable[Part]]
     """`parts(settings, data)`, each after those that it needs."""
     summarize: Callable[[Results], Summary]
     figures: Callable[[Results], Sequence[Shown]]
     table: Callable[[Summary], Sequence[Table]]
+    load: Callable[[Path | None], Any] = lambda data_dir: None
+    """Reads the data from `--data-dir`, None for the default place; an experiment that makes its
+    data itself has None."""
     unit_seconds: Callable[[Any, Any], float] | None = None
     """`unit_seconds(settings, data)`: what a cost of 1 takes on this machine, about; None: not
     known before the work has begun."""
-
-
-def no_data(data_dir: Path | None) -> None:
-    """The `load` of an experiment that makes its data itself."""
-    del data_dir

@@ -16,18 +16,22 @@ class Log:
     """
 
     def __init__(self, out: Path, tensorboard: bool) -> None:
-        """Goes on with the file of earlier runs, if there is one.
-
-        Args:
-          out: directory of the results.
-          tensorboard: whether to write event files, too, in `out/tensorboard`.
+        """Goes on with the file of earlier runs in `out`, if there is one.
 
         Raises:
           InputError: TensorBoard is asked for and tensorboardX is not installed.
         """
-        self._make_writer = _writer_class() if tensorboard else None
-        self._folder = out / "tensorboard"
-        self._path = out / "metrics.jsonl"
+        self._make_writer: Any = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise InputError(
+                    "--tensorboard needs tensorboardX; install the extra: "
+                    'pip install "hyperlr[tensorboard]"'
+                ) from error
+            self._make_writer = SummaryWriter
+        self._folder, self._path = out / "tensorboard", out / "metrics.jsonl"
         self._writers: dict[str, Any] = {}
         before = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
         self._told = set(_parts_and_steps(before))
@@ -36,9 +40,7 @@ class Log:
     def write(self, part: str, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of one step, `step` among them; what is not finite is null.
 
-        Args:
-          part: the name of the part's file, without its ending: parts of other settings differ.
-          scalars: name → value.
+        `part` is the name of the part's file, without its ending: parts of other settings differ.
         """
         step = int(scalars["step"])
         if (part, step) in self._told:
@@ -71,14 +73,3 @@ def _parts_and_steps(text: str) -> Iterator[tuple[str, int]]:
             yield entry["part"], entry["step"]
         except (ValueError, KeyError, TypeError):
             continue
-
-
-def _writer_class() -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs tensorboardX; install the extra: "
-            'pip install "hyperlr[tensorboard]"'
-        ) from error
-    return SummaryWriter

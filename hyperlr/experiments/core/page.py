@@ -10,23 +10,15 @@ TOO_SHORT = "Preset smoke: too short to conclude anything from; it shows that al
 
 def page(title: str, shown: Sequence[Shown], notes: Sequence[str] = ()) -> str:
     """Returns the page in Markdown: the notes, then a section a figure."""
-    lines = [f"# {title}", ""]
-    for note in notes:
-        lines += [_filled(note), ""]
+    blocks = [f"# {title}", *map(_filled, notes)]
     for each in shown:
-        lines += [f"## {each.title}", "", f"![{each.title}]({each.name}.png)", ""]
-        for paragraph in each.text:
-            lines += [_filled(paragraph), ""]
-    return "\n".join(lines)
+        blocks += [f"## {each.title}", f"![{each.title}]({each.name}.png)"]
+        blocks += map(_filled, each.text.split("\n\n"))
+    return "\n\n".join(blocks) + "\n"
 
 
 def worth_of_seeds(num_seeds: int, num_test: int) -> str:
-    """Says how far the accuracies can be trusted.
-
-    Args:
-      num_seeds: seeds of every method.
-      num_test: test images.
-    """
+    """Says how far accuracies can be trusted, of so many seeds and test images."""
     # The deviation of a share p of n independent draws is √(p (1 − p) / n).
     by_test_set = 100 * (0.95 * 0.05 / num_test) ** 0.5
     of_test_set = (

@@ -1,54 +1,14 @@
 """The one progress bar: how far the work is, the time gone, and the time left."""
 
-from types import TracebackType
-
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 
-class Bar:
-    """A bar over the cost of all that is to be done; a context manager."""
-
-    def __init__(self, console: Console, total: float, seconds: float | None = None) -> None:
-        """Args are where it is shown, the cost of all, and how long that will take, if known."""
-        self._progress = Progress(
-            TextColumn("{task.description:24}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            _Times(seconds),
-            console=console,
-        )
-        self._task = self._progress.add_task("", total=total)
-
-    def __enter__(self) -> "Bar":
-        """Shows the bar."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leaves the bar as it is."""
-        self._progress.stop()
-
-    def begin(self, label: str) -> None:
-        """Says what is being done."""
-        self._progress.update(self._task, description=label)
-
-    def advance(self, cost: float) -> None:
-        """Adds what was done since the last call."""
-        self._progress.advance(self._task, cost)
+def bar(console: Console, seconds: float | None = None) -> Progress:
+    """Returns a bar that is shown on the console; the work will take so long, if that is known."""
+    columns = (TextColumn("{task.description:24}"), BarColumn(), TaskProgressColumn())
+    return Progress(*columns, _Times(seconds), console=console)
 
 
 class _Times(ProgressColumn):
@@ -60,12 +20,10 @@ class _Times(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         elapsed, share = task.elapsed or 0.0, task.percentage / 100
-        text = f"elapsed {clock(elapsed)}"
+        left = None if self._seconds is None else max(0.0, self._seconds - elapsed)
         if share:
-            return Text(f"{text}, left {clock(elapsed * (1 - share) / share)}")
-        if self._seconds is not None:
-            return Text(f"{text}, left {clock(max(0.0, self._seconds - elapsed))}")
-        return Text(text)
+            left = elapsed * (1 - share) / share
+        return Text(f"elapsed {clock(elapsed)}" + ("" if left is None else f", left {clock(left)}"))
 
 
 def clock(seconds: float) -> str:

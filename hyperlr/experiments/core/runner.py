@@ -4,34 +4,29 @@ The same command goes on where an earlier one stopped: each finished part is on 
 of what determines it, and a part that is too long for that keeps checkpoints.
 """
 
+import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from hyperlr.experiments.core import page, store
+from hyperlr.experiments.core import page, progress, store
 from hyperlr.experiments.core.arrays import pack
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
 from hyperlr.experiments.core.log import Log
-from hyperlr.experiments.core.progress import Bar, in_words
 from hyperlr.experiments.core.tables import seeds
 
 
 def settings_of(experiment: Experiment, preset: str, changes: Mapping[str, Any]) -> Any:
-    """Returns the settings of a preset, with those that are given in place of its own.
-
-    Args:
-      experiment: has the presets.
-      preset: `smoke`, `quick` or `paper`.
-      changes: name of a setting → value; None leaves the preset's.
+    """Returns the settings of a preset, with the changes that are not None in place of its own.
 
     Raises:
-      InputError: the experiment has no such setting.
+      InputError: seeds are given to an experiment that has none.
     """
     settings = experiment.presets[preset]
     given = {name: value for name, value in changes.items() if value is not None}
@@ -111,25 +106,25 @@ def complete(
     Warns:
       RuntimeWarning: a finished part is damaged, and so is computed again.
     """
-    parts = experiment.parts(settings, data)
+    parts = list(experiment.parts(settings, data))
     folder = out / store.PARTS
     common = {
         "experiment": experiment.name,
-        "data": store.digest(*_arrays_of(data)),
+        # Where the data lie does not matter.
+        "data": store.digest(*(x for x in data or () if not isinstance(x, str))),
         "versions": store.versions(),
     }
     arrays: dict[str, Arrays] = {}
     missing, unknown = [], []
     for part in parts:
-        if not all(name in arrays for name in part.needs):
-            unknown.append(part.name)
-            missing.append(part)
-            continue
-        found = store.load_part(_path(folder, part, common, arrays))
-        if found is None:
-            missing.append(part)
-        else:
+        known = all(name in arrays for name in part.needs)
+        found = store.load_part(_path(folder, part, common, arrays)) if known else None
+        if found is not None:
             arrays[part.name] = found
+            continue
+        missing.append(part)
+        if not known:
+            unknown.append(part.name)
     if not missing:
         return arrays
     total = sum(part.cost for part in missing)
@@ -137,18 +132,27 @@ def complete(
     seconds = None if unit is None else unit * total
     _announce(folder, len(parts), len(missing), seconds, console)
     log = Log(out, tensorboard)
-    with Bar(console, total, seconds) as bar:
+    with progress.bar(console, seconds) as bar:
+        task = bar.add_task("", total=total)
         for part in missing:
-            bar.begin(part.label)
+            bar.update(task, description=part.label)
             path = _path(folder, part, common, arrays)
             # What it needs may be made anew, and have come to what it was before.
             found = store.load_part(path) if part.name in unknown else None
+            done = 0.0
+
+            def advance(share: float, cost: float = part.cost) -> None:
+                nonlocal done
+                done += share
+                bar.advance(task, share * cost)
+
             if found is None:
-                found = _finish(part, path, arrays, log, bar)
-            else:
-                bar.advance(part.cost)
+                watch, needed = functools.partial(log.write, path.stem), _needed(part, arrays)
+                work = Work(needed, advance, watch, store.checkpoints_of(path))
+                found = _finish(part, path, work)
+            advance(1.0 - done)
             arrays[part.name] = found
-        bar.begin("all")
+        bar.update(task, description="all")
     log.close()
     return {part.name: arrays[part.name] for part in parts}
 
@@ -162,28 +166,11 @@ def compute(experiment: Experiment, settings: Any, data: Any) -> Results:
     return Results(settings, data, arrays)
 
 
-def _finish(
-    part: Part, path: Path, arrays: Mapping[str, Arrays], log: Log, bar: Bar
-) -> dict[str, Any]:
+def _finish(part: Part, path: Path, work: Work) -> dict[str, Any]:
     """Computes a part, stores it, and returns it as it is read back."""
-    done = 0.0
-
-    def advance(share: float) -> None:
-        nonlocal done
-        done += share
-        bar.advance(share * part.cost)
-
     start = time.perf_counter()
-    computed = part.compute(
-        Work(
-            needed=_needed(part, arrays),
-            advance=advance,
-            log=lambda scalars: log.write(path.stem, scalars),
-            checkpoints=store.checkpoints_of(path),
-        )
-    )
+    computed = part.compute(work)
     store.save_part(path, {"seconds": time.perf_counter() - start, **pack(computed)})
-    bar.advance((1.0 - done) * part.cost)
     stored = store.load_part(path)
     assert stored is not None
     return stored
@@ -221,7 +208,7 @@ def _announce(
             soft_wrap=True,
         )
     if seconds is not None:
-        console.print(f"This will take about {in_words(seconds)} on this machine")
+        console.print(f"This will take about {progress.in_words(seconds)} on this machine")
 
 
 def _write(experiment: Experiment, results: Results, summary: Any, out: Path) -> None:
@@ -236,21 +223,13 @@ def _write(experiment: Experiment, results: Results, summary: Any, out: Path) ->
     for each in shown:
         with store.atomic_file(out / f"{each.name}.png") as file:
             each.figure.savefig(file, format="png", dpi=150)
-    with store.atomic_file(out / "README.md") as file:
-        file.write(page.page(experiment.title, shown, _notes(results, summary)).encode())
-
-
-def _notes(results: Results, summary: Any) -> Sequence[str]:
-    """What the page says before the figures."""
     notes = [page.TOO_SHORT] if summary.config["preset"] == "smoke" else []
-    test_labels = getattr(results.data, "test_labels", None)
-    if "num_seeds" in results.settings._fields and test_labels is not None:
-        num_seeds = results.settings.num_seeds
-        notes.append(
-            f"Data: {results.data.source}; {seeds(num_seeds)}. "
-            + page.worth_of_seeds(num_seeds, len(test_labels))
-        )
-    return notes
+    if "num_seeds" in results.settings._fields and "num_test" in summary.config:
+        num_seeds, num_test = results.settings.num_seeds, summary.config["num_test"]
+        worth = page.worth_of_seeds(num_seeds, num_test)
+        notes.append(f"Data: {results.data.source}; {seeds(num_seeds)}. {worth}")
+    with store.atomic_file(out / "README.md") as file:
+        file.write(page.page(experiment.title, shown, notes).encode())
 
 
 def _of_data(data: Any) -> dict[str, Any]:
@@ -259,8 +238,3 @@ def _of_data(data: Any) -> dict[str, Any]:
         return {}
     sizes = {name: getattr(data, name) for name in ("num_train", "num_val")}
     return {"data": data.source, **sizes, "num_test": len(data.test_labels)}
-
-
-def _arrays_of(data: Any) -> Sequence[Any]:
-    """All of the data but words: where they lie does not matter."""
-    return [x for x in data or () if not isinstance(x, str)]

@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,10 +48,9 @@ _DAMAGES = (
 
 
 def prepare_output(out: Path) -> None:
-    """Makes the directory of the results and checks that files can be written there.
+    """Makes the directory of the results and checks, before any work, that it can be written.
 
-    Called before any training, so that no hour of it is lost to a wrong path. What killed runs left
-    half written is removed.
+    What killed runs left half written is removed.
 
     Raises:
       InputError: the directory cannot be made or written.
@@ -106,11 +105,11 @@ def load_part(path: Path) -> dict[str, np.ndarray] | None:
         # Opened here, since np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
             arrays = dict(opened)
-        reason = None if _is_intact(path, arrays) else "its content is not what was stored there"
+        if str(arrays.pop(_DIGEST, None)) == _digest_of_part(path, arrays):
+            return arrays
+        reason = "its content is not what was stored there"
     except _DAMAGES as error:
         reason = str(error)
-    if reason is None:
-        return {key: array for key, array in arrays.items() if key != _DIGEST}
     warnings.warn(f"{path} is damaged and not used ({reason})", RuntimeWarning, stacklevel=2)
     return None
 
@@ -128,18 +127,14 @@ def checkpoints_of(path: Path) -> Path:
     return path.with_suffix(_CHECKPOINTS)
 
 
-class Checkpoints:
+class Checkpoints(NamedTuple):
     """The checkpoints of one part; where there is no folder for them, none is kept."""
 
-    def __init__(self, manager: Any) -> None:
-        """Takes what `_files.open_directory` gives, or None."""
-        self._manager = manager
+    manager: Any
+    """What `_files.open_directory` gives, or None."""
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the step and the tree of the last good checkpoint.
-
-        Args:
-          like: a tree of the same structure and types.
+        """Returns the step and the tree of the last good checkpoint, of the structure of `like`.
 
         Raises:
           InputError: the folder holds something else.
@@ -147,27 +142,24 @@ class Checkpoints:
         Warns:
           RuntimeWarning: a checkpoint is damaged.
         """
-        if self._manager is None:
+        if self.manager is None:
             return None
         try:
-            return _files.restore_latest(self._manager, lambda step: like, {})
+            return _files.restore_latest(self.manager, lambda step: like, {})
         except ValueError as error:
             raise InputError(f"--out: {error}") from error
 
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint after so many steps; the one before it stays."""
-        if self._manager is not None:
-            _files.save(self._manager, step, tree, {})
+        if self.manager is not None:
+            _files.save(self.manager, step, tree, {})
 
 
 @contextlib.contextmanager
 def open_checkpoints(folder: Path | None) -> Iterator[Checkpoints]:
     """Opens the checkpoints of a part, which are its own: its folder has its digest."""
-    if folder is None:
-        yield Checkpoints(None)
-    else:
-        with _files.open_directory(folder) as manager:
-            yield Checkpoints(manager)
+    with contextlib.nullcontext() if folder is None else _files.open_directory(folder) as manager:
+        yield Checkpoints(manager)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -178,12 +170,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Returns the versions that results depend on."""
-    return {
-        "hyperlr": hyperlr.__version__,
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "python": platform.python_version(),
-    }
+    packages = {module.__name__: module.__version__ for module in (hyperlr, jax, optax)}
+    return packages | {"python": platform.python_version()}
 
 
 def digest(*arrays: Any) -> str:
@@ -207,24 +195,16 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
         array = np.asarray(value)
-        return plain((array.astype(str).astype(float) if _is_short(array) else array).tolist())
+        short = array.dtype in (np.float16, np.float32)
+        return plain((array.astype(str).astype(float) if short else array).tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
 
 
-def _is_short(array: np.ndarray) -> bool:
-    return array.dtype in (np.float16, np.float32)
-
-
 def _digest_of_part(path: Path, arrays: Mapping[str, Any]) -> str:
     names = sorted(arrays)
     return digest([path.name, *names], *(arrays[name] for name in names))
-
-
-def _is_intact(path: Path, arrays: Mapping[str, np.ndarray]) -> bool:
-    others = {key: array for key, array in arrays.items() if key != _DIGEST}
-    return _DIGEST in arrays and str(arrays[_DIGEST]) == _digest_of_part(path, others)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -243,8 +223,6 @@ def _is_running(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

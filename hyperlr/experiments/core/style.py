@@ -1,10 +1,11 @@
 """How all figures look: one palette, and what most of the axes have in common."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -20,23 +21,20 @@ SMALLEST_GAP = 1e-16
 
 
 def panels(
-    rows: int, columns: int, width: float, height: float, **options: Any
+    rows: int, columns: int, width: float, height: float, grid: bool = True, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """Returns a figure of that size in inches, and its axes [rows, columns]."""
+    """Returns a figure of that size in inches, and its axes [rows, columns], with lines behind."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def with_grid(*axes: Axes) -> None:
-    """Draws the grid of lines."""
-    for each in axes:
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for each in axes.flat if grid else ():
         each.grid(alpha=0.3)
+    return figure, axes
 
 
-def percent(*axes: Axes) -> None:
-    """Shows shares on the y axis as percentages."""
-    for each in axes:
-        each.yaxis.set_major_formatter(PercentFormatter(1.0))
+def percent(*axes: Axis) -> None:
+    """Shows shares as percentages."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
@@ -59,6 +57,7 @@ def visible(gaps: np.ndarray | Sequence[float]) -> np.ndarray:
 
 def contours(axes: Axes, xs: np.ndarray, ys: np.ndarray, gaps: np.ndarray, lowest: float) -> None:
     """Draws a surface in grey: gaps [ys, xs] above its minimum, from `lowest` on."""
+    axes.grid(False)
     levels = np.geomspace(lowest, gaps.max(), 22)
     axes.contourf(xs, ys, np.maximum(gaps, lowest), levels, norm=LogNorm(), cmap="Greys", alpha=0.4)
     axes.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]))
@@ -67,12 +66,3 @@ def contours(axes: Axes, xs: np.ndarray, ys: np.ndarray, gaps: np.ndarray, lowes
 def points_of(xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """Returns the points [ys, xs, 2] of a grid."""
     return np.stack(np.meshgrid(xs, ys), axis=-1)
-
-
-def fit(axes: Axes, values: Iterable[np.ndarray], low: float, high: float, factor: float) -> None:
-    """Limits a log axis to the percentiles from `low` to `high`, and a factor beyond them."""
-    finite = np.concatenate([np.ravel(each) for each in values])
-    finite = finite[np.isfinite(finite) & (finite > 0)]
-    if finite.size:
-        below, above = np.percentile(finite, [low, high])
-        axes.set_ylim(below / factor, above * factor)

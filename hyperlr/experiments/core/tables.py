@@ -1,6 +1,6 @@
 """How numbers stand in the tables on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 
-def new(title: str, headings: Sequence[str]) -> Table:
+def new(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]] = ()) -> Table:
     """Returns a table with names in the first column and numbers in the others.
 
     Narrow enough for a terminal of 80 columns.
@@ -17,6 +17,8 @@ def new(title: str, headings: Sequence[str]) -> Table:
     table.add_column(headings[0], no_wrap=True)
     for heading in headings[1:]:
         table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -25,13 +27,15 @@ def seeds(number: int) -> str:
     return "1 seed" if number == 1 else f"{number} seeds"
 
 
-def percent(values: Any, diverged: Any, spread: bool = True) -> str:
-    """Returns the mean, over the seeds, of accuracies in percent.
+def accuracies(method: Mapping[str, Any]) -> list[str]:
+    """Returns the validation and the test accuracy of a method of metrics.json."""
+    return [percent(method[f"{name}_accuracy"], method["diverged"]) for name in ("val", "test")]
 
-    Args:
-      values: one a seed.
-      diverged: whether each seed diverged. These do not count; how many they are is in brackets.
-      spread: whether to add the standard deviation.
+
+def percent(values: Any, diverged: Any, spread: bool = True) -> str:
+    """Returns the mean of accuracies, one a seed, in percent, with the standard deviation (spread).
+
+    Those of seeds that diverged do not count; how many they are is in brackets.
     """
     lost = np.asarray(diverged, bool)
     kept = 100 * np.asarray(values, float)[~lost]

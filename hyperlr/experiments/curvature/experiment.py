@@ -1,6 +1,7 @@
 """The measurements of curvature: the parts, the numbers and the tables."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from hyperlr.experiments import data as datasets
 from hyperlr.experiments.core import tables
-from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary, Work
+from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary
 from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.curvature import figures, measurements
 from hyperlr.experiments.curvature.measurements import (
@@ -26,8 +27,8 @@ from hyperlr.experiments.curvature.measurements import (
 from hyperlr.experiments.data import Data
 
 
-def parts(settings: Settings, data: Data) -> list[Part]:
-    """Returns a part for each measurement; the costs are seconds, about."""
+def parts(settings: Settings, data: Data) -> Iterator[Part]:
+    """Yields a part for each measurement; the costs are seconds, about."""
     network = {"hidden_widths": settings.hidden_widths, "marthe_steps": settings.marthe_steps}
     quadratic_steps = {"quadratic_steps": settings.quadratic_steps}
     network_steps = {"network_steps": settings.network_steps}
@@ -35,45 +36,31 @@ def parts(settings: Settings, data: Data) -> list[Part]:
         "sharpness_every": settings.sharpness_every,
         "hyper_learning_rate": measurements.HYPER_LEARNING_RATE,
     }
-    table: list[tuple[str, float, Mapping[str, Any], Callable[[Work], Any]]] = [
-        *(
-            (f"one_step-{name}", 1, {}, lambda _, name=name: on(name, one_step))
-            for name in SURFACES
-        ),
-        ("one_step-network", 2, network, lambda _: one_step(*measurements.network(data, settings))),
-        *(
-            (
-                f"quadratic-{factor:g}",
-                1,
-                quadratic_steps,
-                lambda _, factor=factor: descent_on_quadratic(factor, settings.quadratic_steps),
-            )
-            for factor in FACTORS
-        ),
-        (
-            "bound-beale",
-            8,
-            quadratic_steps,
-            lambda _: on("beale", descent_with_bound, settings.quadratic_steps, lipschitz_every=1),
-        ),
-        (
-            "bound-network",
-            32,
-            network | network_steps,
-            lambda _: descent_with_bound(
-                *measurements.network(data, settings), settings.network_steps, lipschitz_every=10
-            ),
-        ),
-        (
-            "sharpness",
-            55,
-            network | followed,
-            lambda work: measurements.follow_marthe(data, settings, work.advance),
-        ),
-    ]
-    return [
-        Part(name, name, cost, depends_on, measure) for name, cost, depends_on, measure in table
-    ]
+
+    def part(name: str, cost: float, depends_on: Any, measure: Any, *args: Any, **kw: Any) -> Part:
+        return Part(name, name, cost, depends_on, lambda work: measure(*args, **kw))
+
+    def on_network(measure: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        return measure(*measurements.network(data, settings), *args, **kw)
+
+    for name in SURFACES:
+        yield part(f"one_step-{name}", 1, {}, on, name, one_step)
+    yield part("one_step-network", 2, network, on_network, one_step)
+    for factor in FACTORS:
+        yield part(
+            f"quadratic-{factor:g}", 1, quadratic_steps,
+            descent_on_quadratic, factor, settings.quadratic_steps,
+        )  # fmt: skip
+    yield part(
+        "bound-beale", 8, quadratic_steps,
+        on, "beale", descent_with_bound, settings.quadratic_steps, lipschitz_every=1,
+    )  # fmt: skip
+    yield part(
+        "bound-network", 32, network | network_steps,
+        on_network, descent_with_bound, settings.network_steps, lipschitz_every=10,
+    )  # fmt: skip
+    follow = functools.partial(measurements.follow_marthe, data, settings)
+    yield Part("sharpness", "sharpness", 55, network | followed, follow)
 
 
 def on(name: str, measure: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -106,15 +93,11 @@ def summarize(results: Results) -> Summary:
     sharpness = study.sharpness
     methods = {
         "one_step": {name: step._asdict() for name, step in study.one_step.items()},
-        "descent": {
-            f"{factor:g}/L": {"first_loss": run.values[0], "last_loss": run.values[-1]}
-            for factor, run in study.on_quadratic.items()
-        },
+        "descent": {f"{factor:g}/L": _ends(run) for factor, run in study.on_quadratic.items()},
         "bound": {
             name: {
                 "lipschitz": run.lipschitz,
-                "first_loss": run.values[0],
-                "last_loss": run.values[-1],
+                **_ends(run),
                 "smallest_share": run.share_of_bound.min(),
                 "largest_share": run.share_of_bound.max(),
             }
@@ -138,15 +121,16 @@ def summarize(results: Results) -> Summary:
     return Summary(methods, {"schedules": schedules}, config)
 
 
+def _ends(run: Descent) -> dict[str, Any]:
+    return {"first_loss": run.values[0], "last_loss": run.values[-1]}
+
+
 def table(summary: Summary) -> list[Table]:
     """Returns a table of bounds and descents, and one of what becomes of the quadratic."""
     methods = summary.methods
-    bounds = tables.new(
-        "Bounds and descent",
-        ("", "2gᵀg/gᵀHg", "L", "first loss", "last, ε = 1/L", "min ‖g‖² / bound"),
-    )
-    for name, run in methods["bound"].items():
-        bounds.add_row(
+    headings = ("", "2gᵀg/gᵀHg", "L", "first loss", "last, ε = 1/L", "min ‖g‖² / bound")
+    rows = [
+        (
             figures.TITLES[name],
             f"{methods['one_step'][name]['bound']:.3g}",
             f"{run['lipschitz']:.3g}",
@@ -154,8 +138,11 @@ def table(summary: Summary) -> list[Table]:
             f"{run['last_loss']:.2g}",
             f"at most {run['largest_share']:.0%}",
         )
-    sides = tables.new("Quadratic, last loss", ("", *methods["descent"]))
-    sides.add_row("ε", *(f"{run['last_loss']:.1e}" for run in methods["descent"].values()))
+        for name, run in methods["bound"].items()
+    ]
+    bounds = tables.new("Bounds and descent", headings, rows)
+    losses = [f"{run['last_loss']:.1e}" for run in methods["descent"].values()]
+    sides = tables.new("Quadratic, last loss", ("", *methods["descent"]), [("ε", *losses)])
     return [bounds, sides]
 
 

@@ -11,6 +11,7 @@ import optax
 
 from hyperlr import curvature
 from hyperlr.experiments import training
+from hyperlr.experiments.core.experiment import Work
 from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
@@ -147,11 +148,8 @@ def one_step(loss: Loss, params: Any, num_points: int = 61) -> OneStep:
         value, grads = jax.value_and_grad(loss)(params)
         bound = curvature.max_stable_learning_rate(loss, params, grads)
         epsilons = jnp.linspace(0.0, 1.5, num_points) * bound
-        moved = jax.lax.map(
-            lambda epsilon: loss(jax.tree.map(lambda w, g: w - epsilon * g, params, grads)),
-            epsilons,
-        )
-        squared_norm = _squared_norm(grads)
+        moved = jax.lax.map(lambda epsilon: loss(_moved(params, grads, epsilon)), epsilons)
+        squared_norm = optax.tree.norm(grads, squared=True)
         # gᵀHg = 2 gᵀg / bound.
         second_order = value - epsilons * squared_norm + epsilons**2 * squared_norm / bound
         return epsilons, moved, second_order, bound
@@ -173,15 +171,9 @@ def descend(
 ) -> Descent:
     """Descends with a constant step.
 
-    Args:
-      loss: f.
-      params: the start.
-      step_size: ε.
-      num_steps: T.
-      lipschitz_every: steps between two measurements of the sharpness; 0 for none.
-      lipschitz_limit: the descent ends early where the sharpness is above.
+    The sharpness is measured every so many steps (0: not at all), and where it is above its limit
+    the descent ends early.
     """
-
     values, squared_norms, lipschitz = [], [], 0.0
     for t in range(num_steps + 1):
         if lipschitz_every and t % lipschitz_every == 0:
@@ -211,14 +203,8 @@ def descent_with_bound(loss: Loss, params: Any, num_steps: int, *, lipschitz_eve
     """
     lipschitz = float(_sharpness(loss, params)) * _MARGIN
     while True:
-        descent = descend(
-            loss,
-            params,
-            1 / lipschitz,
-            num_steps,
-            lipschitz_every=lipschitz_every,
-            lipschitz_limit=lipschitz,
-        )
+        limits: Any = {"lipschitz_every": lipschitz_every, "lipschitz_limit": lipschitz}
+        descent = descend(loss, params, 1 / lipschitz, num_steps, **limits)
         if descent.lipschitz <= lipschitz:
             return descent._replace(lipschitz=lipschitz)
         lipschitz = descent.lipschitz * _MARGIN
@@ -228,20 +214,11 @@ def descent_with_bound(loss: Loss, params: Any, num_steps: int, *, lipschitz_eve
 _MARGIN = 1.1
 
 
-def follow_marthe(
-    data: Data, settings: Settings, on_progress: Callable[[float], None] = lambda share: None
-) -> Sharpness:
-    """Trains the network with MARTHE, and measures curvature on the way.
-
-    Args:
-      data: the digits.
-      settings: sizes.
-      on_progress: called with the share of the steps made since the last call.
-    """
-    loss, _ = network(data, settings)
+def follow_marthe(data: Data, settings: Settings, work: Work) -> Sharpness:
+    """Trains the network with MARTHE, and measures curvature on the way."""
+    loss, params = network(data, settings)
     lanes = _one_lane(data, settings)
     images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    params = jax.tree.map(lambda w: w[0], lanes.params)
     make = maker(METHOD, optax.sgd, LEARNING_RATE, settings.marthe_steps)
     state = jax.jit(make(HYPER_LEARNING_RATE).init)(params)
 
@@ -259,34 +236,26 @@ def follow_marthe(
     learning_rates, measured = [], [measure(params)]
     every = settings.sharpness_every
     for start in range(0, settings.marthe_steps, every):
-        train, val = (
-            jnp.asarray(batches[0, start : start + every])
-            for batches in (lanes.train_batches, lanes.val_batches)
-        )
-        params, state, records = advance(params, state, train, val)
+        both = (x[0, start : start + every] for x in (lanes.train_batches, lanes.val_batches))
+        params, state, records = advance(params, state, *map(jnp.asarray, both))
         learning_rates.append(np.asarray(records["learning_rate"]))
         measured.append(measure(params))
-        on_progress(len(records["learning_rate"]) / settings.marthe_steps)
-    lipschitz, along_gradient, losses = (np.array(column) for column in zip(*measured, strict=True))
-    return Sharpness(
-        learning_rates=np.concatenate(learning_rates),
-        steps=np.arange(len(measured)) * every,
-        lipschitz=lipschitz,
-        along_gradient=along_gradient,
-        losses=losses,
-    )
+        work.advance(len(records["learning_rate"]) / settings.marthe_steps)
+    steps = np.arange(len(measured)) * every
+    columns = (np.array(column) for column in zip(*measured, strict=True))
+    return Sharpness(np.concatenate(learning_rates), steps, *columns)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _advance(loss: Loss, params: Any, step_size: float) -> tuple[Any, jax.Array, jax.Array]:
     """Returns the next point, and the loss and ‖g‖² at this one."""
     value, grads = jax.value_and_grad(loss)(params)
-    moved = jax.tree.map(lambda w, g: w - step_size * g, params, grads)
-    return moved, value, _squared_norm(grads)
+    squared_norm = optax.tree.norm(grads, squared=True)
+    return _moved(params, grads, step_size), value, squared_norm
 
 
-def _squared_norm(grads: Any) -> jax.Array:
-    return sum((jnp.sum(g**2) for g in jax.tree.leaves(grads)), start=jnp.zeros(()))
+def _moved(params: Any, grads: Any, step_size: Any) -> Any:
+    return jax.tree.map(lambda w, g: w - step_size * g, params, grads)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -296,11 +265,5 @@ def _sharpness(loss: Loss, params: Any) -> jax.Array:
 
 
 def _one_lane(data: Data, settings: Settings) -> training.Lanes:
-    return training.make_lanes(
-        data,
-        [0],
-        [HYPER_LEARNING_RATE],
-        num_steps=settings.marthe_steps,
-        batch_size=100,
-        hidden_widths=settings.hidden_widths,
-    )
+    size: Any = {"num_steps": settings.marthe_steps, "hidden_widths": settings.hidden_widths}
+    return training.make_lanes(data, [0], [HYPER_LEARNING_RATE], batch_size=100, **size)

@@ -6,15 +6,9 @@ import numpy as np
 def epoch_batches(
     rng: np.random.Generator, indices: np.ndarray, num_steps: int, batch_size: int
 ) -> np.ndarray:
-    """Goes through shuffled epochs: no image comes again before all others have come.
+    """Goes through shuffled epochs of indices [n]: none comes again before all others have come.
 
     A minibatch may reach from the end of an epoch into the next, so that none is smaller.
-
-    Args:
-      rng: source of the shuffles.
-      indices: int32 [n], the images to go through.
-      num_steps: how many minibatches.
-      batch_size: images in each.
 
     Returns:
       int32 [num_steps, batch_size].
@@ -28,13 +22,7 @@ def epoch_batches(
 def independent_batches(
     rng: np.random.Generator, indices: np.ndarray, num_steps: int, batch_size: int
 ) -> np.ndarray:
-    """Draws a fresh minibatch at every step, without repetition within it.
-
-    Args:
-      rng: source of the draws.
-      indices: int32 [n], the images to draw from.
-      num_steps: how many minibatches.
-      batch_size: images in each; all of them, where there are fewer.
+    """Draws a fresh minibatch of indices [n] at every step, without repetition within it.
 
     Returns:
       int32 [num_steps, min(batch_size, n)].
@@ -42,3 +30,13 @@ def independent_batches(
     # The positions of the smallest of random keys are a uniform draw without repetition.
     keys = rng.random((num_steps, len(indices)))
     return indices[np.argsort(keys, axis=1)[:, :batch_size]]
+
+
+def of_both(
+    rng: np.random.Generator, train: np.ndarray, val: np.ndarray, num_steps: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the minibatches to train on, in epochs, and those to validate on, afresh."""
+    return (
+        epoch_batches(rng, train, num_steps, batch_size),
+        independent_batches(rng, val, num_steps, batch_size),
+    )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.data.directory import VARIABLE, data_directory
+from hyperlr.experiments.data.directory import VARIABLE, data_directory, read_bytes
 from hyperlr.experiments.data.images import Data
 
 SHAPE = (32, 32, 3)
@@ -45,12 +45,10 @@ CIFAR100 = Format(
 
 
 def load(form: Format, data_dir: Path | None) -> Data:
-    """Loads the training and test images of a data set.
+    """Loads the training and test images of CIFAR10 or CIFAR100.
 
-    Args:
-      form: CIFAR10 or CIFAR100.
-      data_dir: directory with the binary files, in it or in the folder of their usual name; None
-        takes the environment variable HYPERLR_DATA_DIR.
+    The binary files are in the directory, or in the folder of their usual name in it; None takes
+    the environment variable HYPERLR_DATA_DIR.
 
     Raises:
       InputError: no directory is named, a file is missing, cut short or not what its name says.
@@ -62,14 +60,9 @@ def load(form: Format, data_dir: Path | None) -> Data:
             f"directory that holds {form.folder}, the binary version from "
             "https://www.cs.toronto.edu/~kriz/cifar.html"
         )
-    origin, folders = directory.origin, (form.folder, ".")
-    names = (*form.train_files, form.test_file)
-    folder = directory.folder_with(folders, names)
-    if folder is None:
-        raise InputError(
-            f"{origin}: none of {form.name}'s files ({', '.join(names)}) is in "
-            f"{directory.places(folders)}; put them there"
-        )
+    origin, names = directory.origin, (*form.train_files, form.test_file)
+    what = f"{form.name}'s files ({', '.join(names)})"
+    folder = directory.folder_with((form.folder, "."), names, what)
     train = [read(folder / name, form) for name in form.train_files if (folder / name).is_file()]
     if not train or not (folder / form.test_file).is_file():
         missing = form.test_file if train else form.train_files[0]
@@ -78,6 +71,7 @@ def load(form: Format, data_dir: Path | None) -> Data:
     test_images, test_labels = read(folder / form.test_file, form)
     if len(images) < 2:
         raise InputError(f"{folder}: one training image cannot be split; name a larger data set")
+    # The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
     num_val = max(1, len(images) // 10)
     return Data(
         source=f"{form.name}: {len(images):,} images in {folder}",
@@ -100,10 +94,7 @@ def read(path: Path, form: Format) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       InputError: the file cannot be read, is cut short, or holds a label that cannot be.
     """
-    try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    content = np.frombuffer(read_bytes(path), np.uint8)
     record = form.label_bytes + _NUM_PIXELS
     if content.size == 0 or content.size % record:
         raise InputError(
@@ -120,18 +111,6 @@ def read(path: Path, form: Format) -> tuple[np.ndarray, np.ndarray]:
         )
     pixels = records[:, form.label_bytes :].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels
-
-
-def split_indices(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a seed's training and validation images, nine to one.
-
-    The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
-
-    Returns:
-      (training, validation): int32 indices, disjoint.
-    """
-    order = np.random.default_rng([seed, 0]).permutation(len(data.images)).astype(np.int32)
-    return order[data.num_val :], order[: data.num_val]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

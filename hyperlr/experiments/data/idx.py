@@ -7,34 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.data.directory import read_bytes
 
 # The third byte of a magic number is the type (8: unsigned byte), the fourth the number of sizes.
-_LABELS_MAGIC = 0x0801
-_IMAGES_MAGIC = 0x0803
-_KINDS = {_LABELS_MAGIC: "labels", _IMAGES_MAGIC: "images"}
+_MAGIC = {"labels": 0x0801, "images": 0x0803}
+_KINDS = {magic: kind for kind, magic in _MAGIC.items()}
 
 
-def read_images(path: Path) -> np.ndarray:
-    """Reads an image file as uint8 [count, rows, columns].
-
-    Raises:
-      InputError: the file is missing, cut short, or is no IDX image file.
-    """
-    return _read(path, _IMAGES_MAGIC)
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """Reads a label file as uint8 [count].
+def read(path: Path, expected: str) -> np.ndarray:
+    """Reads a file of `images`, uint8 [count, rows, columns], or of `labels`, uint8 [count].
 
     Raises:
-      InputError: the file is missing, cut short, or is no IDX label file.
+      InputError: the file is missing, cut short, or is no IDX file of these.
     """
-    return _read(path, _LABELS_MAGIC)
-
-
-def _read(path: Path, magic: int) -> np.ndarray:
+    magic = _MAGIC[expected]
     content = _decompressed(path)
-    expected = _KINDS[magic]
     num_sizes = magic & 0xFF
     header_length = 4 + 4 * num_sizes
     if len(content) < 4:
@@ -69,10 +56,7 @@ def _read(path: Path, magic: int) -> np.ndarray:
 
 def _decompressed(path: Path) -> bytes:
     """Returns the bytes of a file, gunzipped when its content (not its name) is gzip."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    content = read_bytes(path)
     if content[:2] != b"\x1f\x8b":
         return content
     try:

@@ -32,14 +32,17 @@ class Data(NamedTuple):
     """How many images a run validates on."""
 
 
-def split_indices(data: Data, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a seed's training and validation images.
+def split_indices(data: Data, seed: int, val_first: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a seed's training and validation images; which come first changes what is drawn.
 
     Returns:
       (training, validation): int32 indices into `data.images`, [num_train] and [num_val], disjoint.
     """
     order = np.random.default_rng([seed, 0]).permutation(len(data.images)).astype(np.int32)
-    return order[: data.num_train], order[data.num_train : data.num_train + data.num_val]
+    order = order[: data.num_train + data.num_val]
+    if val_first:
+        return order[data.num_val :], order[: data.num_val]
+    return order[: data.num_train], order[data.num_train :]
 
 
 def as_inputs(images: jax.Array) -> jax.Array:

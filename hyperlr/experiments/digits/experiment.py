@@ -13,7 +13,7 @@ from hyperlr.experiments import training
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.digits import figures, grid, lrs_opt, search, summary
-from hyperlr.experiments.digits.outcomes import Outcomes, Search
+from hyperlr.experiments.digits.summary import Outcomes
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
 from hyperlr.experiments.networks import mlp
 
@@ -50,6 +50,16 @@ class Settings(NamedTuple):
     """How many candidates on each side of the one that was found are trained to the end, too, to
     show how much depends on it; None: all."""
 
+    @property
+    def search_seeds(self) -> list[int]:
+        """The seeds that a candidate must survive."""
+        return list(range(min(SEARCH_SEEDS, self.num_seeds)))
+
+    @property
+    def lrs_seeds(self) -> list[int]:
+        """The seeds of LRS-OPT."""
+        return list(range(min(self.lrs.num_seeds, self.num_seeds))) if self.lrs else []
+
 
 _NAMES = (
     "constant", "constant_tuned", "cosine_tuned", "adam", "hd", "rtho", "marthe_fixed",
@@ -84,25 +94,23 @@ PRESETS = {
 }
 
 
-def parts(settings: Settings, data: Data) -> list[Part]:
-    """Returns the searches, the groups of lanes of each method, and a part for each LRS-OPT."""
-    of_methods = [part for name in settings.numbers for part in _method_parts(name, settings, data)]
-    return [*of_methods, *_lrs_parts(settings, data)]
+def parts(settings: Settings, data: Data) -> Iterator[Part]:
+    """Yields the searches, the groups of lanes of each method, and a part for each LRS-OPT."""
+    for name in settings.numbers:
+        yield from _method_parts(name, settings, data)
+    for seed in settings.lrs_seeds:
+        yield _lrs_part(seed, settings, data)
 
 
 def outcomes(results: Results) -> Outcomes:
     """Puts together what came of the parts."""
     settings, data, arrays = results
     grids, searches, chosen = {}, {}, {}
-    for name, candidates in settings.numbers.items():
+    for name in settings.numbers:
         grids[name], chosen[name] = _grid(settings, data, name, arrays)
-        if f"search-{name}" in arrays:
-            found = arrays[f"search-{name}"]
-            searches[name] = Search(candidates, _search_seeds(settings), found)
-    optimized = [
-        results.read(f"lrs_opt-{seed}", lrs_opt.Optimized)
-        for seed in range(_num_lrs_seeds(settings))
-    ]
+        if _searched(name):
+            searches[name] = arrays[f"search-{name}"]
+    optimized = [results.read(f"lrs_opt-{seed}", lrs_opt.Optimized) for seed in settings.lrs_seeds]
     return Outcomes(settings, data, searches, grids, chosen, optimized)
 
 
@@ -110,12 +118,11 @@ def _grid(
     settings: Settings, data: Data, name: str, arrays: Mapping[str, Arrays]
 ) -> tuple[grid.Grid, int]:
     """Returns what a method did, and the index of the number that it is shown with."""
-    found = arrays.get(f"search-{name}")
-    numbers = _numbers(settings, name, found)
+    numbers = _numbers(settings, name, arrays)
     groups = [arrays[each] for each in _groups(settings, data, name)]
     whole = grid.collect(groups, numbers, settings.num_seeds)
-    if found is not None:
-        return whole, numbers.index(float(found["number"]))
+    if _searched(name):
+        return whole, numbers.index(float(arrays[f"search-{name}"]["number"]))
     return whole, whole.best(data.num_classes) if METHODS[name].symbol else 0
 
 
@@ -129,31 +136,28 @@ def _searched(name: str) -> bool:
     return bool(METHODS[name].symbol) and not METHODS[name].tuned
 
 
-def _search_seeds(settings: Settings) -> list[int]:
-    return list(range(min(SEARCH_SEEDS, settings.num_seeds)))
-
-
-def _numbers(settings: Settings, name: str, found: Arrays | None) -> tuple[float, ...]:
-    """Returns the numbers that a method is trained with."""
+def _numbers(settings: Settings, name: str, arrays: Mapping[str, Arrays]) -> tuple[float, ...]:
+    """Returns the numbers that a method is trained with, of which a search may have chosen."""
     candidates = settings.numbers[name]
-    if found is None:
+    if not _searched(name):
         return candidates
-    return search.neighbourhood(candidates, float(found["number"]), settings.neighbours)
+    found = float(arrays[f"search-{name}"]["number"])
+    return search.neighbourhood(candidates, found, settings.neighbours)
 
 
-def _num_numbers(settings: Settings, name: str) -> int:
-    """Returns how many numbers a method is trained with at most, before they are known."""
-    candidates = len(settings.numbers[name])
-    if settings.neighbours is None or not _searched(name):
-        return candidates
-    return min(candidates, 2 * settings.neighbours + 1)
+def _num_lanes(settings: Settings, name: str) -> int:
+    """Returns how many lanes a method has at most, before its numbers are known."""
+    numbers = len(settings.numbers[name])
+    if settings.neighbours is not None and _searched(name):
+        numbers = min(numbers, 2 * settings.neighbours + 1)
+    return numbers * settings.num_seeds
 
 
 def _groups(settings: Settings, data: Data, name: str) -> list[str]:
     """Returns the names of the parts that hold the lanes of a method."""
     at_once = training.lanes_at_once(data, settings.hidden_widths)
-    num_lanes = _num_numbers(settings, name) * settings.num_seeds
-    return [f"{name}-{group}" for group in range(grid.num_groups(num_lanes, at_once))]
+    num_groups = grid.num_groups(_num_lanes(settings, name), at_once)
+    return [f"{name}-{group}" for group in range(num_groups)]
 
 
 def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
@@ -161,14 +165,15 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
     candidates, seeds = settings.numbers[name], list(range(settings.num_seeds))
     at_once = training.lanes_at_once(data, settings.hidden_widths)
     make_lanes = training.lanes_maker(settings, data)
-    searched = f"search-{name}" if _searched(name) else None
     determined_by = training.size_of(settings) | {
         "method": name,
         "learning_rate": _INNER.get(name, (None, LEARNING_RATE))[1],
         "candidates": candidates,
     }
-    if searched:
-        search_seeds = _search_seeds(settings)
+    needs = {}
+    if _searched(name):
+        needs = {f"search-{name}": ["number"]}
+        search_seeds, margin = settings.search_seeds, method.margin
         num_steps = min(settings.search_steps, settings.num_steps)
 
         def find(work: Work) -> Arrays:
@@ -177,71 +182,60 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
                 train_batches=lanes.train_batches[:, :num_steps],
                 val_batches=lanes.val_batches[:, :num_steps],
             )
-            return search.search(
-                make, data, lanes, candidates, margin=method.margin, at_once=at_once
-            )
+            return search.search(make, data, lanes, candidates, margin=margin, at_once=at_once)
 
         yield Part(
-            searched,
+            f"search-{name}",
             f"{method.label}: {method.symbol}",
             method.plain_steps(num_steps) * len(candidates) * len(search_seeds),
-            determined_by
-            | {"seeds": search_seeds, "search_steps": num_steps, "margin": method.margin},
+            determined_by | {"seeds": search_seeds, "search_steps": num_steps, "margin": margin},
             find,
         )
-    names = _groups(settings, data, name)
 
     def train(group: int, work: Work) -> Any:
-        numbers = _numbers(settings, name, work.needed[searched] if searched else None)
-        pairs = grid.lanes_of(numbers, seeds, group, at_once)
+        pairs = grid.lanes_of(_numbers(settings, name, work.needed), seeds, group, at_once)
         return grid.train_group(make, data, pairs, make_lanes, method.share, work.advance)
 
-    num_lanes = _num_numbers(settings, name) * settings.num_seeds
+    names = _groups(settings, data, name)
     for group, part in enumerate(names):
         yield Part(
             part,
             method.label,
-            method.plain_steps(settings.num_steps) * num_lanes / len(names),
+            method.plain_steps(settings.num_steps) * _num_lanes(settings, name) / len(names),
             determined_by | {"seeds": seeds, "neighbours": settings.neighbours, "group": group},
             functools.partial(train, group),
-            {searched: ["number"]} if searched else {},
-        )
-
-
-def _num_lrs_seeds(settings: Settings) -> int:
-    return min(settings.lrs.num_seeds, settings.num_seeds) if settings.lrs else 0
-
-
-def _lrs_parts(settings: Settings, data: Data) -> Iterator[Part]:
-    for seed in range(_num_lrs_seeds(settings)):
-        assert settings.lrs is not None
-        how, start = settings.lrs, settings.lrs.start
-        needs: dict[str, list[str]] = {}
-        if start in settings.numbers and start != "constant":
-            arrays = ["records/learning_rate", *training.Trained._fields]
-            needs = dict.fromkeys(_groups(settings, data, start), arrays)
-            needs |= {f"search-{start}": ["number"]} if _searched(start) else {}
-        yield Part(
-            f"lrs_opt-{seed}",
-            f"LRS-OPT, seed {seed}",
-            METHODS["lrs_opt"].cost * settings.num_steps * how.num_iterations,
-            training.size_of(settings) | {"seed": seed, "lrs": how._replace(num_seeds=1)._asdict()},
-            functools.partial(_optimize, settings, data, seed),
             needs,
         )
 
 
-def _optimize(settings: Settings, data: Data, seed: int, work: Work) -> lrs_opt.Optimized:
-    assert settings.lrs is not None
-    start = np.full(settings.num_steps, LEARNING_RATE, np.float32)
-    if work.needed:
-        lanes, index = _grid(settings, data, settings.lrs.start, work.needed)
-        trained = lanes.at(index)
-        # η_0 everywhere where that run diverged.
-        if not training.diverged(trained, data.num_classes)[seed]:
-            start = trained.records["learning_rate"][seed]
-    lane = training.lanes_maker(settings, data)([seed], [start])
-    return lrs_opt.optimize(data, seed, start, settings.lrs, lane, work)
+def _lrs_part(seed: int, settings: Settings, data: Data) -> Part:
+    how = settings.lrs
+    assert how is not None
+    needs: dict[str, list[str]] = {}
+    if how.start in settings.numbers and how.start != "constant":
+        arrays = ["records/learning_rate", *training.Trained._fields]
+        needs = dict.fromkeys(_groups(settings, data, how.start), arrays)
+        needs |= {f"search-{how.start}": ["number"]} if _searched(how.start) else {}
+
+    def optimize(work: Work) -> lrs_opt.Optimized:
+        start = np.full(settings.num_steps, LEARNING_RATE, np.float32)
+        if work.needed:
+            lanes, index = _grid(settings, data, how.start, work.needed)
+            trained = lanes.at(index)
+            # η_0 everywhere where that run diverged.
+            if not training.diverged(trained, data.num_classes)[seed]:
+                start = trained.records["learning_rate"][seed]
+        lane = training.lanes_maker(settings, data)([seed], [start])
+        return lrs_opt.optimize(data, seed, start, how, lane, work)
+
+    return Part(
+        f"lrs_opt-{seed}",
+        f"LRS-OPT, seed {seed}",
+        METHODS["lrs_opt"].cost * settings.num_steps * how.num_iterations,
+        training.size_of(settings) | {"seed": seed, "lrs": how._replace(num_seeds=1)._asdict()},
+        optimize,
+        needs,
+    )
 
 
 EXPERIMENT = Experiment(

@@ -6,53 +6,52 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
 from hyperlr.experiments.core.tables import seeds
-from hyperlr.experiments.digits.outcomes import Outcomes
+from hyperlr.experiments.digits.summary import Outcomes
 from hyperlr.experiments.methods import METHODS
 
 
 def figures(outcomes: Outcomes) -> list[Shown]:
     """Draws all figures, each with what it shows."""
-    num_optimized = len(outcomes.optimized)
     shown = [
         Shown(
             "schedules",
             "Schedules",
             optimized_and_online(outcomes),
-            (
-                "Left, the schedules that LRS-OPT starts from and ends with; it is given the exact "
-                "gradient of the final validation loss with respect to every η_t. In the middle, "
-                "the learning rate of every method on seed 0; a cross marks where a run diverged.",
-                "Right, the mean validation accuracy against the number that a method has to be "
-                "given: β, κ, γ or η, each on the same axis, though they are not the same thing. "
-                "A star is the number that was taken: of β, κ and γ the largest with a margin to "
-                "divergence in the first steps, of η the best on validation data.",
-            ),
+            """
+            Left, the schedules that LRS-OPT starts from and ends with; it is given the exact
+            gradient of the final validation loss with respect to every η_t. In the middle, the
+            learning rate of every method on seed 0; a cross marks where a run diverged.
+
+            Right, the mean validation accuracy against the number that a method has to be given: β,
+            κ, γ or η, each on the same axis, though they are not the same thing. A star is the
+            number that was taken: of β, κ and γ the largest with a margin to divergence in the
+            first steps, of η the best on validation data.
+            """,
         ),
         Shown(
             "accuracies",
             "Accuracies",
             accuracies(outcomes),
-            (
-                "Left, validation accuracy on the way: thick lines are of seed 0, thin ones of the "
-                "others. Right, the accuracies in the end, a point a seed. `auto` is measured at "
-                "its averaged weights.",
-            ),
+            """
+            Left, validation accuracy on the way: thick lines are of seed 0, thin ones of the
+            others. Right, the accuracies in the end, a point a seed. `auto` is measured at its
+            averaged weights.
+            """,
         ),
     ]
     if outcomes.optimized:
-        text = (
-            "How good the schedule is on the way, trained with on the minibatches of its seed, "
-            "against outer iterations and against the time they took. The schedule that is kept is "
-            "the one with the lowest validation loss, which test accuracy has no part in.",
-        )
+        text = """
+            How good the schedule is on the way, trained with on the minibatches of its seed,
+            against outer iterations and against the time they took. The schedule that is kept is
+            the one with the lowest validation loss, which test accuracy has no part in.
+            """
         shown.append(Shown("lrs_opt", "LRS-OPT", outer_iterations(outcomes), text))
-    if num_optimized > 1:
-        text = ("The same as in the middle of the first figure, for the other seeds of LRS-OPT.",)
+    if len(outcomes.optimized) > 1:
+        text = "The same as in the middle of the first figure, for the other seeds of LRS-OPT."
         shown.append(Shown("schedules_other_seeds", "Other seeds", other_seeds(outcomes), text))
     return shown
 
@@ -96,10 +95,9 @@ def accuracies(outcomes: Outcomes) -> Figure:
     if late.size:
         low = max(0.0, float(np.percentile(late, 2)) - 0.05)
         left.set_ylim(low, min(1.0, float(late.max()) + 0.01))
-    style.percent(left)
+    style.percent(left.yaxis)
     left.set(title="Validation accuracy", xlabel="step")
     _draw_final_accuracies(right, outcomes)
-    style.with_grid(left, right)
     figure.suptitle(outcomes.data.source)
     return figure
 
@@ -110,14 +108,13 @@ def outer_iterations(outcomes: Outcomes) -> Figure:
     for seed, each in enumerate(outcomes.optimized):
         curve, color = each.curve, _seed_color(seed)
         for axes, x in ((left, curve.iterations), (right, curve.seconds / 60)):
-            axes.plot(x, curve.val_accuracy, "o-", color=color, label=f"validation, seed {seed}")
-            axes.plot(
-                x, curve.test_accuracy, "D--", color=color, alpha=0.6, label=f"test, seed {seed}"
-            )
+            options: dict[str, Any] = {"color": color, "label": f"validation, seed {seed}"}
+            axes.plot(x, curve.val_accuracy, "o-", **options)
+            options["label"] = f"test, seed {seed}"
+            axes.plot(x, curve.test_accuracy, "D--", alpha=0.6, **options)
     left.set(xlabel="outer iterations", ylabel="accuracy of the schedule at that point")
     right.set(xlabel="minutes of outer iterations, with compilation")
-    style.percent(left, right)
-    style.with_grid(left, right)
+    style.percent(left.yaxis, right.yaxis)
     left.legend(fontsize="small")
     figure.suptitle(f"LRS-OPT, {outcomes.data.source}")
     return figure
@@ -139,7 +136,6 @@ def _draw_optimized(axes: Axes, outcomes: Outcomes) -> None:
     else:
         axes.text(0.5, 0.5, "left out", ha="center", transform=axes.transAxes)
     axes.set(title="LRS-OPT", xlabel="step", ylabel="learning rate η", yscale="log")
-    style.with_grid(axes)
 
 
 def _draw_schedules(axes: Axes, outcomes: Outcomes, seed: int) -> None:
@@ -156,9 +152,12 @@ def _draw_schedules(axes: Axes, outcomes: Outcomes, seed: int) -> None:
             mark: dict[str, Any] = {"color": color, "markeredgewidth": 2}
             axes.plot(diverged_at[0], 0.97, "x", transform=axes.get_xaxis_transform(), **mark)
     axes.set(xlabel="step (×: diverged)", ylabel="learning rate η", yscale="log")
-    style.with_grid(axes)
     # Without the last leaps of a diverging schedule; a cross marks where it ends.
-    style.fit(axes, schedules, 0.5, 99.5, factor=3)
+    rates = np.concatenate(schedules) if schedules else np.empty(0)
+    rates = rates[np.isfinite(rates) & (rates > 0)]
+    if rates.size:
+        low, high = np.percentile(rates, [0.5, 99.5])
+        axes.set_ylim(low / 3, high * 3)
 
 
 def _draw_grids(axes: Axes, outcomes: Outcomes) -> None:
@@ -184,14 +183,11 @@ def _draw_grids(axes: Axes, outcomes: Outcomes) -> None:
     num_seeds = outcomes.settings.num_seeds
     lines = [f"{symbol} of {', '.join(names)}" for symbol, names in symbols.items()]
     axes.set(title=f"Mean validation accuracy, {seeds(num_seeds)}", xscale="log")
-    axes.set_xlabel(
-        "\n".join([*lines, "(★: taken; dashed: nothing was sought; no point: diverged)"]),
-        fontsize="x-small",
-    )
+    lines.append("(★: taken; dashed: nothing was sought; no point: diverged)")
+    axes.set_xlabel("\n".join(lines), fontsize="x-small")
     if tried:  # Limits of its own, for an axis that has no point where every run diverged.
         axes.set_xlim(min(tried) / 3, max(tried) * 3)
-    style.percent(axes)
-    style.with_grid(axes)
+    style.percent(axes.yaxis)
 
 
 def _draw_final_accuracies(axes: Axes, outcomes: Outcomes) -> None:
@@ -202,20 +198,15 @@ def _draw_final_accuracies(axes: Axes, outcomes: Outcomes) -> None:
             (lanes.val_accuracy[:, -1], "o", -0.13, "validation"),
             (lanes.test_accuracy, "D", 0.13, "test"),
         ):
-            axes.plot(
-                values[kept],
-                np.full(kept.sum(), row + shift),
-                marker,
-                color=color,
-                markerfacecolor=color if marker == "o" else "none",
-                alpha=0.8,
-                label=label if row == 0 else None,
-            )
+            options: dict[str, Any] = {"markerfacecolor": color if marker == "o" else "none"}
+            options["label"] = label if row == 0 else None
+            heights = np.full(kept.sum(), row + shift)
+            axes.plot(values[kept], heights, marker, color=color, alpha=0.8, **options)
         if not kept.all():
             where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
             axes.annotate(f"{np.sum(~kept)} of {kept.size} diverged", (0.02, row), **where)
     axes.set_yticks(range(len(shown)), [outcomes.labels[name] for name in shown])
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    style.percent(axes.xaxis)
     axes.set(title="Final accuracy")
     axes.legend(loc="best", fontsize="small")

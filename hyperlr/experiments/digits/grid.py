@@ -34,10 +34,7 @@ class Grid(NamedTuple):
     def mean_accuracies(self, num_classes: int, diverged_as: float = np.nan) -> np.ndarray:
         """Returns the validation accuracy of every number, [G], a mean over the seeds.
 
-        Args:
-          num_classes: number of classes.
-          diverged_as: what a network that diverged counts for; with NaN, one of them makes the mean
-            NaN.
+        A network that diverged counts as `diverged_as`; with NaN, one of them makes the mean NaN.
         """
         lost = self.by_number(training.diverged(self.trained, num_classes))
         accuracies = self.by_number(self.trained.val_accuracy[:, -1])
@@ -75,16 +72,7 @@ def train_group(
     share: float | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> training.Trained | dict[str, np.ndarray]:
-    """Trains a group, and returns its lanes; an empty dict where it has none.
-
-    Args:
-      make: makes the method from its number.
-      data: the digits.
-      pairs: what `lanes_of` returned.
-      make_lanes: makes lanes from seeds and numbers.
-      share: as for `training.train_steps`.
-      on_progress: called with the share of the steps made since the last call.
-    """
+    """Trains the lanes of a group, as `lanes_of` gives them; an empty dict where it has none."""
     if not pairs:
         return {}
     numbers, seeds = zip(*pairs, strict=True)

@@ -41,8 +41,7 @@ def smoothed_log_adam(
     peak = min(_LARGEST_STEP, 2 * distance / max(1, num_iterations))
     steps = optax.cosine_decay_schedule(peak, max(1, num_iterations))
 
-    def smoothed(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        del params
+    def smoothed(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
         # A triangle of neighbours, without the sudden end of a single mean.
         return jax.tree.map(lambda g: smooth(smooth(g, width), width), updates)
 

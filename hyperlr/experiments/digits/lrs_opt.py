@@ -2,7 +2,6 @@
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +18,6 @@ from hyperlr.experiments.digits.log_space import smoothed_log_adam
 from hyperlr.experiments.methods import following
 from hyperlr.experiments.networks import mlp
 from hyperlr.schedules import from_array
-
-_NO_WORK = Work()
 
 
 class Settings(NamedTuple):
@@ -76,52 +73,53 @@ class Optimized(NamedTuple):
 
 
 def optimize(
-    data: Data,
-    seed: int,
-    start: np.ndarray,
-    settings: Settings,
-    lanes: training.Lanes,
-    work: Work = _NO_WORK,
+    data: Data, seed: int, start: np.ndarray, settings: Settings, lanes: training.Lanes, work: Work
 ) -> Optimized:
     """Optimizes the schedule of one seed, from the last checkpoint where there is one.
 
-    The initial weights and the split are those of the online methods' lanes; the minibatches are
-    drawn afresh for every outer iteration.
-
-    Args:
-      data: the digits.
-      seed: settles the initial weights, the split and the draws.
-      start: float32 [T], the schedule to start from, positive.
-      settings: how LRS-OPT is run.
-      lanes: the one lane of this seed.
-      work: where its checkpoints are, and whom to tell of its progress.
+    The initial weights and the split are those of the online methods' lanes, here the one lane of
+    the seed; the minibatches are drawn afresh for every outer iteration. The schedule to start from
+    is float32 [T], and positive.
     """
-    rule = smoothed_log_adam(settings.distance, settings.num_iterations, settings.width)
-    step = _compiled_step(data, seed, lanes, rule)
-    ends = [*range(0, settings.num_iterations, settings.evaluate_every), settings.num_iterations]
-    run, done = _start(start, rule, settings.num_iterations, len(ends)), 0
+    num_iterations = settings.num_iterations
+    rule = smoothed_log_adam(settings.distance, num_iterations, settings.width)
+    params = jax.tree.map(lambda x: x[0], lanes.params)
+    train, val = (
+        (jnp.asarray(data.images[indices]), jnp.asarray(data.labels[indices]))
+        for indices in split_indices(data, seed)
+    )
+    # Not the key of the initial weights.
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    batch_size = lanes.train_batches.shape[2]
+    step = functools.partial(_outer_step, rule, batch_size, params, train, val, key)
+    ends = [*range(0, num_iterations, settings.evaluate_every), num_iterations]
+    run, done = _start(start, rule, num_iterations, len(ends)), 0
     with open_checkpoints(work.checkpoints) as checkpoints:
         restored = checkpoints.restore(run)
         if restored is not None:
             done, run = restored
-            work.advance(done / settings.num_iterations)
+            run = run._replace(objectives=np.array(run.objectives), curve=np.array(run.curve))
+            work.advance(done / num_iterations)
         first = ends.index(done) + (restored is not None)
         for index, end in enumerate(ends[first:], start=first):
             for iteration in range(done, end):
-                run = _iterate(step, run, iteration)
-                work.advance(1 / settings.num_iterations)
+                begun = time.perf_counter()
+                state, record = jax.block_until_ready(step(run.state))
+                run.objectives[iteration] = record.value
+                seconds = run.step_seconds + np.float32(time.perf_counter() - begun)
+                run = run._replace(state=state, step_seconds=seconds)
+                work.advance(1 / num_iterations)
             done, begun = end, time.perf_counter()
             run = _evaluated(run, index, done, follow(data, lanes, run.state.schedule))
-            run = run._replace(
-                evaluation_seconds=run.evaluation_seconds + time.perf_counter() - begun
-            )
-            if end < settings.num_iterations:
+            seconds = run.evaluation_seconds + np.float32(time.perf_counter() - begun)
+            run = run._replace(evaluation_seconds=seconds)
+            if end < num_iterations:
                 checkpoints.save(end, run)
     return Optimized(
         start=np.asarray(start, np.float32),
         trained=follow(data, lanes, run.best_schedule),
-        curve=Curve(*np.asarray(run.curve).T),
-        objectives=np.asarray(run.objectives),
+        curve=Curve(*run.curve.T),
+        objectives=run.objectives,
         num_skipped=int(run.state.num_skipped),
         seconds=float(run.step_seconds + run.evaluation_seconds),
     )
@@ -138,7 +136,7 @@ def _following(schedule: jax.Array) -> optax.GradientTransformationExtraArgs:
 
 
 class _Run(NamedTuple):
-    """An optimization on its way, which is also its checkpoint."""
+    """An optimization on its way, which is also its checkpoint; its NumPy arrays are written to."""
 
     state: offline.OuterState
     objectives: np.ndarray
@@ -167,46 +165,26 @@ def _start(
     )
 
 
-def _compiled_step(
-    data: Data, seed: int, lanes: training.Lanes, rule: optax.GradientTransformation
-) -> Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]]:
-    """Returns the outer iteration of one seed."""
-    train_indices, val_indices = split_indices(data, seed)
-    batch_size = lanes.train_batches.shape[2]
-    arguments = (
-        jax.tree.map(lambda x: x[0], lanes.params),
-        jnp.asarray(data.images[train_indices]),
-        jnp.asarray(data.labels[train_indices]),
-        jnp.asarray(data.images[val_indices]),
-        jnp.asarray(data.labels[val_indices]),
-        # Not the key of the initial weights.
-        jax.random.fold_in(jax.random.key(seed), 1),
-    )
-    return lambda state: _outer_step(rule, batch_size, state, *arguments)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _outer_step(
     rule: optax.GradientTransformation,
     batch_size: int,
-    state: offline.OuterState,
     params: mlp.Params,
-    images: jax.Array,
-    labels: jax.Array,
-    val_images: jax.Array,
-    val_labels: jax.Array,
+    train: tuple[jax.Array, jax.Array],
+    val: tuple[jax.Array, jax.Array],
     key: jax.Array,
+    state: offline.OuterState,
 ) -> tuple[offline.OuterState, offline.OuterRecord]:
     """One outer iteration; all arrays are arguments, so that all seeds share the program."""
     num_steps = len(jax.tree.leaves(state.schedule)[0])
-    everything = jnp.arange(len(val_labels))
+    everything = jnp.arange(len(val[1]))
     return offline.outer_step(
         optax.sgd,
         params,
         state,
-        lambda key: epoch_batches(key, len(labels), num_steps, batch_size),
-        lambda params, batch: training.loss_fn(params, images, labels, batch),
-        lambda params: training.loss_fn(params, val_images, val_labels, everything),
+        lambda key: epoch_batches(key, len(train[1]), num_steps, batch_size),
+        lambda params, batch: training.loss_fn(params, *train, batch),
+        lambda params: training.loss_fn(params, *val, everything),
         optimizer=rule,
         key=key,
     )
@@ -221,26 +199,11 @@ def epoch_batches(key: jax.Array, num_images: int, num_steps: int, batch_size: i
     return epochs.reshape(-1)[:num_needed].reshape(num_steps, batch_size)
 
 
-def _iterate(
-    step: Callable[[offline.OuterState], tuple[offline.OuterState, offline.OuterRecord]],
-    run: _Run,
-    iteration: int,
-) -> _Run:
-    begun = time.perf_counter()
-    state, record = jax.block_until_ready(step(run.state))
-    objectives = np.array(run.objectives)
-    objectives[iteration] = record.value
-    seconds = run.step_seconds + np.float32(time.perf_counter() - begun)
-    return run._replace(state=state, objectives=objectives, step_seconds=seconds)
-
-
 def _evaluated(run: _Run, index: int, done: int, trained: training.Trained) -> _Run:
     """Writes a point of the curve, and keeps the schedule if none before was as good."""
     loss = trained.val_loss[0, -1]
-    curve = np.array(run.curve)
     accuracies = trained.val_accuracy[0, -1], loss, trained.test_accuracy[0]
-    curve[index] = (done, run.step_seconds, *accuracies)
-    run = run._replace(curve=curve)
+    run.curve[index] = (done, run.step_seconds, *accuracies)
     if loss < run.best_loss:
         run = run._replace(best_schedule=jnp.asarray(run.state.schedule), best_loss=loss)
     return run

@@ -1,7 +1,7 @@
 """The search for a method's number, β, κ or γ: the largest with which the first steps go well."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +38,22 @@ def search(
       largest loss over the first one, inf where a loss is not finite; and `margin_seen`, whether
       the candidates reach as far beyond the one that was found as the margin does.
     """
+    arrays = data.images, data.labels, lanes.train_batches, lanes.val_batches
+    arguments = tuple(map(jnp.asarray, arrays))
+    over_seeds = jax.vmap(
+        functools.partial(training.train_steps, make), in_axes=(0, 0, None, None, None, 0, 0)
+    )
+
+    def first_steps(number: jax.Array) -> jax.Array:
+        state = jax.vmap(make(number).init)(lanes.params)
+        *_, records = over_seeds(lanes.params, state, number, *arguments)
+        finite = jnp.isfinite(records["learning_rate"])
+        losses = jnp.where(finite, records["train_loss"], jnp.nan)
+        return jnp.max(losses, axis=0)  # of the seed that does worst; NaN prevails
+
     try:
         result = hyperlr.find_step_size(
-            _first_steps(make, data, lanes),
+            first_steps,
             candidates,
             margin=margin,
             batch_size=max(1, at_once // len(lanes.train_batches)),
@@ -67,25 +80,3 @@ def neighbourhood(
         return tuple(candidates)
     index = list(candidates).index(number)
     return tuple(candidates[max(0, index - neighbours) : index + neighbours + 1])
-
-
-def _first_steps(
-    make: training.MakeOptimizer, data: Data, lanes: training.Lanes
-) -> Callable[[jax.Array], jax.Array]:
-    """Returns what a search asks for: the losses of the first steps, a function of the number."""
-    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    train_batches, val_batches = jnp.asarray(lanes.train_batches), jnp.asarray(lanes.val_batches)
-    over_seeds = jax.vmap(
-        functools.partial(training.train_steps, make), in_axes=(0, 0, None, None, None, 0, 0)
-    )
-
-    def first_steps(number: jax.Array) -> jax.Array:
-        state = jax.vmap(make(number).init)(lanes.params)
-        *_, records = over_seeds(
-            lanes.params, state, number, images, labels, train_batches, val_batches
-        )
-        finite = jnp.isfinite(records["learning_rate"])
-        losses = jnp.where(finite, records["train_loss"], jnp.nan)
-        return jnp.max(losses, axis=0)  # of the seed that does worst; NaN prevails
-
-    return first_steps

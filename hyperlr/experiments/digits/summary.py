@@ -1,17 +1,55 @@
-"""The results on the digits in numbers: metrics.json, the arrays, and the table."""
+"""What came of all methods on the digits, and its numbers: metrics.json, the arrays, the table."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from hyperlr.experiments import training
 from hyperlr.experiments.core import tables
-from hyperlr.experiments.core.experiment import Summary
+from hyperlr.experiments.core.experiment import Arrays, Summary
+from hyperlr.experiments.data import Data
 from hyperlr.experiments.digits import lrs_opt
-from hyperlr.experiments.digits.outcomes import Outcomes, Search
+from hyperlr.experiments.digits.grid import Grid
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS
+
+
+class Outcomes(NamedTuple):
+    """What came of all methods."""
+
+    settings: Any
+    data: Data
+    searches: Mapping[str, Arrays]
+    """Method → what the search for its number returned, and `seconds`."""
+    grids: Mapping[str, Grid]
+    """Method → all the numbers that were trained to the end, on all seeds."""
+    chosen: Mapping[str, int]
+    """Method → the index among them of the one that the search found, or validation chose."""
+    optimized: Sequence[lrs_opt.Optimized]
+    """LRS-OPT, seed by seed; empty where it was left out."""
+
+    @property
+    def shown(self) -> dict[str, training.Trained]:
+        """Method → its lanes with the chosen number, one a seed."""
+        shown = {name: each.at(self.chosen[name]) for name, each in self.grids.items()}
+        if self.optimized:
+            shown["lrs_opt"] = training.concatenate([each.trained for each in self.optimized])
+        return shown
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Method → its name."""
+        labels = {name: METHODS[name].label for name in self.grids}
+        if self.optimized:
+            start = self.settings.lrs.start
+            origin = "η₀" if start == "constant" else METHODS[start].label
+            labels["lrs_opt"] = f"LRS-OPT (from {origin})"
+        return labels
+
+    def diverged(self, trained: training.Trained) -> np.ndarray:
+        """Returns whether each lane diverged, bool [K]."""
+        return training.diverged(trained, self.data.num_classes)
 
 
 def summarize(outcomes: Outcomes) -> Summary:
@@ -23,13 +61,14 @@ def summarize(outcomes: Outcomes) -> Summary:
     shown = outcomes.shown
     methods: dict[str, Any] = {}
     for name, trained in shown.items():
-        methods[name] = {"label": METHODS[name].label, **_of_seeds(outcomes, trained)}
+        methods[name] = {"label": METHODS[name].label}
+        methods[name] |= training.scores(trained, outcomes.data.num_classes)
     for name, each in outcomes.grids.items():
-        searched = outcomes.searches.get(name)
-        seconds = each.seconds + (float(searched.found["seconds"]) if searched else 0.0)
+        found, number = outcomes.searches.get(name), each.numbers[outcomes.chosen[name]]
+        seconds = each.seconds + (float(found["seconds"]) if found else 0.0)
         methods[name] |= {
-            "step_size": each.numbers[outcomes.chosen[name]],
-            "given": _given(name, each.numbers[outcomes.chosen[name]]),
+            "step_size": number,
+            "given": _given(name, number),
             "cost": _cost(outcomes, name),
             "seconds": round(seconds, 3),
             "grid": {
@@ -40,8 +79,18 @@ def summarize(outcomes: Outcomes) -> Summary:
                 "diverged": each.by_number(outcomes.diverged(each.trained)),
             },
         }
-        if searched:
-            methods[name]["search"] = _of_search(outcomes, name, searched)
+        if found:
+            methods[name]["search"] = {
+                "found": found["found"],
+                "candidates": outcomes.settings.numbers[name],
+                "survived": found["survived"],
+                "loss_growth": found["growth"],
+                "margin": METHODS[name].margin,
+                "margin_seen": found["margin_seen"],
+                "num_steps": found["losses"].shape[1],
+                "seeds": outcomes.settings.search_seeds,
+                "seconds": np.round(found["seconds"], 3),
+            }
     if outcomes.optimized:
         methods["lrs_opt"] |= _of_lrs_opt(outcomes)
     schedules = {name: trained.records["learning_rate"] for name, trained in shown.items()}
@@ -51,20 +100,19 @@ def summarize(outcomes: Outcomes) -> Summary:
 def table(summary: Summary) -> list[Table]:
     """Returns the table of all methods: what had to be given, how good they are, what they cost."""
     config = summary.config
-    made = tables.new(
-        f"{config['num_steps']} steps, {tables.seeds(config['num_seeds'])}, {config['data']}",
-        ("method", "given", "validation\n%", "test\n%", "runs", "plain\nsteps"),
-    )
-    for method in summary.methods.values():
-        made.add_row(
+    title = f"{config['num_steps']} steps, {tables.seeds(config['num_seeds'])}, {config['data']}"
+    headings = ("method", "given", "validation\n%", "test\n%", "runs", "plain\nsteps")
+    rows = [
+        (
             method["label"],
             method["given"],
-            tables.percent(method["val_accuracy"], method["diverged"]),
-            tables.percent(method["test_accuracy"], method["diverged"]),
+            *tables.accuracies(method),
             f"{method['cost']['runs']:.3g}",
             f"{method['cost']['plain_steps']:,.0f}",
         )
-    return [made]
+        for method in summary.methods.values()
+    ]
+    return [tables.new(title, headings, rows)]
 
 
 def _given(name: str, number: float) -> str:
@@ -89,36 +137,9 @@ def _cost(outcomes: Outcomes, name: str) -> dict[str, float]:
     if method.tuned:
         runs = len(outcomes.grids[name].numbers)
     elif name in outcomes.searches:
-        each = outcomes.searches[name]
-        first_steps = len(each.seeds) * each.found["losses"].size
-        runs += first_steps / num_steps
+        losses = outcomes.searches[name]["losses"]
+        runs += len(outcomes.settings.search_seeds) * losses.size / num_steps
     return {"runs": runs, "plain_steps": runs * method.plain_steps(num_steps)}
-
-
-def _of_seeds(outcomes: Outcomes, trained: training.Trained) -> dict[str, Any]:
-    return {
-        "val_accuracy": trained.val_accuracy[:, -1],
-        "test_accuracy": trained.test_accuracy,
-        "val_loss": trained.val_loss[:, -1],
-        "test_loss": trained.test_loss,
-        "final_learning_rate": trained.records["learning_rate"][:, -1],
-        "diverged": outcomes.diverged(trained),
-    }
-
-
-def _of_search(outcomes: Outcomes, name: str, search: Search) -> dict[str, Any]:
-    found = search.found
-    return {
-        "found": found["found"],
-        "candidates": search.candidates,
-        "survived": found["survived"],
-        "loss_growth": found["growth"],
-        "margin": METHODS[name].margin,
-        "margin_seen": found["margin_seen"],
-        "num_steps": found["losses"].shape[1],
-        "seeds": search.seeds,
-        "seconds": np.round(found["seconds"], 3),
-    }
 
 
 def _of_lrs_opt(outcomes: Outcomes) -> dict[str, Any]:
@@ -138,11 +159,13 @@ def _of_lrs_opt(outcomes: Outcomes) -> dict[str, Any]:
         "seconds": round(sum(each.seconds for each in optimized), 3),
         "outer_iterations": [len(each.objectives) for each in optimized],
         "skipped": [each.num_skipped for each in optimized],
-        "by_outer_iteration": {
-            name: [getattr(each.curve, name) for each in optimized]
-            for name in lrs_opt.Curve._fields
-        },
+        "by_outer_iteration": _of_curves(outcomes),
     }
+
+
+def _of_curves(outcomes: Outcomes) -> dict[str, list[np.ndarray]]:
+    curves = [each.curve._asdict() for each in outcomes.optimized]
+    return {name: [curve[name] for curve in curves] for name in lrs_opt.Curve._fields}
 
 
 def _curves(outcomes: Outcomes, shown: Mapping[str, training.Trained]) -> dict[str, np.ndarray]:
@@ -156,8 +179,6 @@ def _curves(outcomes: Outcomes, shown: Mapping[str, training.Trained]) -> dict[s
         optimized = outcomes.optimized
         curves["lrs_opt/start"] = np.stack([each.start for each in optimized])
         curves["lrs_opt/objective"] = np.stack([each.objectives for each in optimized])
-        for name in lrs_opt.Curve._fields:
-            curves[f"lrs_opt/outer/{name}"] = np.stack(
-                [getattr(each.curve, name) for each in optimized]
-            )
+        for name, values in _of_curves(outcomes).items():
+            curves[f"lrs_opt/outer/{name}"] = np.stack(values)
     return curves

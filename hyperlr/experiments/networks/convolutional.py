@@ -1,7 +1,6 @@
 """The two networks of Section 6, in Flax linen: VGG-11 and ResNet-18 in their CIFAR forms."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -78,17 +77,11 @@ class _Block(nn.Module):
         hidden = nn.relu(_batch_norm(train)(hidden))
         hidden = _batch_norm(train)(_conv(self.filters, use_bias=False)(hidden))
         if inputs.shape != hidden.shape:
-            inputs = nn.Conv(
-                self.filters, (1, 1), strides=strides, use_bias=False,
-                kernel_init=nn.initializers.he_normal(),
-            )(inputs)  # fmt: skip
-            inputs = _batch_norm(train)(inputs)
+            around = _conv(
+                self.filters, kernel_size=(1, 1), strides=strides, padding=0, use_bias=False
+            )
+            inputs = _batch_norm(train)(around(inputs))
         return nn.relu(hidden + inputs)
-
-
-def num_params(params: Any) -> int:
-    """Returns how many numbers a tree of parameters holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _batch_norm(train: bool) -> nn.BatchNorm:

@@ -13,11 +13,7 @@ Params = list[dict[str, jax.Array]]
 
 
 def init_mlp(key: jax.Array, widths: Sequence[int]) -> Params:
-    """Draws Glorot-uniform weights and zero biases.
-
-    Args:
-      key: a PRNG key.
-      widths: units of every layer, from the inputs to the classes.
+    """Draws Glorot-uniform weights and zero biases, of these widths from the inputs to the classes.
 
     Returns:
       One dict a layer: `weight` float32 [inputs, outputs], `bias` float32 [outputs].

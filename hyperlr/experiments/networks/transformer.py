@@ -23,16 +23,10 @@ def params(
     stacked: bool = False,
     dtype: Any = jnp.float32,
 ) -> Params:
-    """Normal weights of variance 1/inputs.
+    """Normal weights of variance 1/inputs; those of all layers ``stacked`` for `scanned_loss`.
 
-    Args:
-      key: a PRNG key.
-      num_layers: of twelve arrays each.
-      width: of the embeddings; the hidden layer of each MLP is four times as wide.
-      num_heads: of the attention; divides ``width``.
-      length: the longest sequence.
-      stacked: those of all layers in one array each, for :func:`scanned_loss`.
-      dtype: of all arrays.
+    The number of heads divides the width of the embeddings; the hidden layer of each MLP is four
+    times as wide. The length is that of the longest sequence.
     """
     keys = iter(jax.random.split(key, 6 * num_layers + 3))
 

@@ -5,27 +5,19 @@ setting for all of them.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import optax
 
-from hyperlr import optimizers
 from hyperlr.experiments import data as datasets
 from hyperlr.experiments import training
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Work
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.methods import METHODS, maker, marthe_fixed
+from hyperlr.experiments.methods import INNER, METHODS, Method, maker, marthe_fixed
 from hyperlr.experiments.robustness import figures, summary
-from hyperlr.experiments.robustness.outcomes import BASELINES, Cell, Outcomes
+from hyperlr.experiments.robustness.summary import BASELINES, Cell, Outcomes
 
-INNER: Mapping[str, tuple[str, Any]] = {
-    "sgd": ("SGD", optax.sgd),
-    "momentum": ("momentum 0.9", functools.partial(optax.sgd, momentum=0.9)),
-    # The square root of Adam in optax has no derivative at 0, where ε is outside of it.
-    "adam": ("Adam", optimizers.adam),
-}
 # The β, κ and γ that are best for SGD from η_0 = 0.01 on a larger network; auto has none.
 NUMBERS = {"auto": 0.0, "hd": 1e-4, "marthe": 1e-8, "marthe_scale_free": 0.2}
 
@@ -45,7 +37,7 @@ class Settings(NamedTuple):
     """Units of the hidden layers."""
     grid: tuple[float, ...] = GRID
     """Learning rates among which the best constant and the best cosine are sought."""
-    inner: tuple[str, ...] = tuple(INNER)
+    inner: tuple[str, ...] = ("sgd", "momentum", "adam")
     """Keys of INNER."""
     starts: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
     """η_0."""
@@ -71,41 +63,31 @@ def parts(settings: Settings, data: Data) -> Iterator[Part]:
     common = training.size_of(settings) | {"num_seeds": settings.num_seeds}
 
     def part(
-        name: str,
-        label: str,
-        plain_steps: Callable[[int], float],
-        make: training.MakeOptimizer,
-        points: Sequence[Any],
-        share: float | None = None,
-        number: float = 0.0,
+        name: str, label: str, method: Method, make: Any, points: Sequence[Any], number: float = 0.0
     ) -> Part:
         return Part(
             name,
             label,
-            plain_steps(settings.num_steps) * len(points) * settings.num_seeds,
-            common | {"points": points, "number": number, "share": share},
-            functools.partial(train_points, make, points, settings, data, share),
+            method.plain_steps(settings.num_steps) * len(points) * settings.num_seeds,
+            common | {"points": points, "number": number, "share": method.share},
+            functools.partial(train_points, make, points, settings, data, method.share),
         )
 
     for key in settings.inner:
         label, inner = INNER[key]
         for name, number in NUMBERS.items():
-            method = METHODS[name]
-            from_start = functools.partial(_from_start, name, inner, number)
-            starts, share = settings.starts, method.share
-            yield part(
-                f"{key}-{name}", label, method.plain_steps, from_start, starts, share, number
-            )
+            make: Any = functools.partial(_from_start, METHODS[name], inner, number)
+            yield part(f"{key}-{name}", label, METHODS[name], make, settings.starts, number)
         for name in BASELINES:
-            tuned = maker(f"{name}_tuned", inner, None, settings.num_steps)
-            yield part(f"{key}-{name}", label, float, tuned, settings.grid)
-        alone, auto = functools.partial(_of_its_own, inner), METHODS["auto"]
-        yield part(f"{key}-auto-alone", label, auto.plain_steps, alone, (0.0,), auto.share)
+            make = maker(f"{name}_tuned", inner, None, settings.num_steps)
+            yield part(f"{key}-{name}", label, METHODS[f"{name}_tuned"], make, settings.grid)
+        make = functools.partial(_of_its_own, inner)
+        yield part(f"{key}-auto-alone", label, METHODS["auto"], make, (0.0,))
     pairs = [(start, discount) for start in settings.starts for discount in settings.discounts]
-    method = METHODS["marthe_fixed"]
     for beta in settings.betas:
         make = functools.partial(_fixed, beta, INNER[settings.sensitive_inner][1])
-        yield part(f"sensitivity-{beta:g}", "sensitivity to μ", method.plain_steps, make, pairs)
+        method = METHODS["marthe_fixed"]
+        yield part(f"sensitivity-{beta:g}", "sensitivity to μ", method, make, pairs)
 
 
 def outcomes(results: Results) -> Outcomes:
@@ -126,7 +108,7 @@ def outcomes(results: Results) -> Outcomes:
 
 
 def train_points(
-    make: training.MakeOptimizer,
+    make: Any,
     points: Sequence[Any],
     settings: Settings,
     data: Data,
@@ -135,35 +117,24 @@ def train_points(
 ) -> Cell:
     """Trains every point on every seed, as lanes of one program."""
     seeds = range(settings.num_seeds)
-    lanes = training.lanes_maker(settings, data)(
-        [seed for _ in points for seed in seeds], [point for point in points for _ in seeds]
-    )
+    of_lanes = [(seed, point) for point in points for seed in seeds]
+    lanes = training.lanes_maker(settings, data)(*zip(*of_lanes, strict=True))
     trained = training.train(make, data, lanes, share=share, on_progress=work.advance)
-    shape = (len(points), len(seeds))
-    return Cell(
-        val_accuracy=trained.val_accuracy[:, -1].reshape(shape),
-        test_accuracy=trained.test_accuracy.reshape(shape),
-        diverged=training.diverged(trained, data.num_classes).reshape(shape),
-        final_learning_rate=trained.records["learning_rate"][:, -1].reshape(shape),
-    )
+    found = training.scores(trained, data.num_classes)
+    return Cell(*(found[name].reshape(len(points), len(seeds)) for name in Cell._fields))
 
 
-def _from_start(
-    name: str, inner: Any, number: float, start: Any
-) -> optax.GradientTransformationExtraArgs:
-    online = METHODS[name].online
-    assert online is not None
-    return online(inner, start, number)
+def _from_start(method: Method, inner: Any, number: float, start: Any) -> Any:
+    assert method.online is not None
+    return method.online(inner, start, number)
 
 
-def _of_its_own(inner: Any, point: Any) -> optax.GradientTransformationExtraArgs:
+def _of_its_own(inner: Any, point: Any) -> Any:
     del point  # auto finds its own first rate
-    return _from_start("auto", inner, 0.0, None)
+    return _from_start(METHODS["auto"], inner, 0.0, None)
 
 
-def _fixed(
-    beta: float, inner: Any, start_and_discount: Any
-) -> optax.GradientTransformationExtraArgs:
+def _fixed(beta: float, inner: Any, start_and_discount: Any) -> Any:
     start, discount = start_and_discount
     return marthe_fixed(inner, start, beta, discount)
 
@@ -173,7 +144,7 @@ EXPERIMENT = Experiment(
     title="Starting from learning rates that are far too small or too large",
     presets=PRESETS,
     load=datasets.load,
-    parts=lambda settings, data: list(parts(settings, data)),
+    parts=parts,
     summarize=lambda results: summary.summarize(outcomes(results)),
     figures=lambda results: figures.figures(outcomes(results)),
     table=summary.table,

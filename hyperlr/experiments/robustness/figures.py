@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
 from hyperlr.experiments.methods import METHODS
-from hyperlr.experiments.robustness.outcomes import BASELINES, Cell, Outcomes
+from hyperlr.experiments.robustness.summary import BASELINES, Cell, Outcomes
 
 # Between these the methods that work differ; all below has the darkest colour.
 _COLORS = Normalize(0.85, 0.97)
@@ -28,24 +28,25 @@ def figures(outcomes: Outcomes) -> list[Shown]:
             "robustness",
             "Starting points",
             starting_points(outcomes),
-            (
-                "Test accuracy from every first rate η₀, under three inner optimizers. The first "
-                "panel is auto: with the first rate that it finds itself, and from every η₀. The "
-                "others are the methods that are given η₀ and a β, κ or γ, the same for all inner "
-                "optimizers; above each panel, the best constant and the best cosine of a grid of "
-                f"{len(outcomes.settings.grid)} rates, chosen on validation data.",
-                "A mean is over the seeds that did not diverge; where some did, the cell is "
-                "hatched and says how many.",
-            ),
+            f"""
+            Test accuracy from every first rate η₀, under three inner optimizers. The first panel is
+            auto: with the first rate that it finds itself, and from every η₀. The others are the
+            methods that are given η₀ and a β, κ or γ, the same for all inner optimizers; above each
+            panel, the best constant and the best cosine of a grid of {len(outcomes.settings.grid)}
+            rates, chosen on validation data.
+
+            A mean is over the seeds that did not diverge; where some did, the cell is hatched and
+            says how many.
+            """,
         ),
         Shown(
             "sensitivity",
             "Sensitivity to μ and η₀",
             sensitivity(outcomes),
-            (
-                f"MARTHE with fixed μ and β, with {_inner(outcomes)} inside: Figure 9 of the "
-                "paper (Donini et al., 2020), on digits.",
-            ),
+            f"""
+            MARTHE with fixed μ and β, with {_inner(outcomes)} inside: Figure 9 of the paper (Donini
+            et al., 2020), on digits.
+            """,
         ),
     ]
 
@@ -53,7 +54,7 @@ def figures(outcomes: Outcomes) -> list[Shown]:
 def starting_points(outcomes: Outcomes) -> Figure:
     """Draws a heatmap of auto, and one an inner optimizer: methods × η_0."""
     settings = outcomes.settings
-    figure, (panels,) = style.panels(1, 1 + len(outcomes.methods), 20, 4.2)
+    figure, (panels,) = style.panels(1, 1 + len(outcomes.methods), 20, 4.2, grid=False)
     by_inner = outcomes.methods.items()
     values, lost = _means([by_method["auto"] for _, by_method in by_inner])
     alone, lost_alone = _means([outcomes.auto_alone[inner] for inner, _ in by_inner])
@@ -80,18 +81,16 @@ def starting_points(outcomes: Outcomes) -> Figure:
 def sensitivity(outcomes: Outcomes) -> Figure:
     """Draws Figure 9 of the paper: for every β, a heatmap of μ × η_0."""
     starts, discounts = outcomes.settings.starts, outcomes.settings.discounts
-    figure, (panels,) = style.panels(
-        1, len(outcomes.sensitivity), 6 * len(outcomes.sensitivity), 4.6
-    )
+    num_panels = len(outcomes.sensitivity)
+    figure, (panels,) = style.panels(1, num_panels, 6 * num_panels, 4.6, grid=False)
     for axes, (beta, cell) in zip(panels, outcomes.sensitivity.items(), strict=True):
         values, lost = (x.reshape(len(starts), len(discounts)).T for x in _means([cell]))
         _draw_cells(axes, values, lost)
         _label(axes, [f"{start:g}" for start in starts], [f"{mu:g}" for mu in discounts])
         axes.set(xlabel="η₀", ylabel="μ", title=f"β = {beta:g}")
     _color_bar(figure, panels)
-    figure.suptitle(
-        f"Test accuracy of MARTHE with μ and β fixed, {_inner(outcomes)}, {outcomes.data.source}"
-    )
+    what = f"MARTHE with μ and β fixed, {_inner(outcomes)}"
+    figure.suptitle(f"Test accuracy of {what}, {outcomes.data.source}")
     return figure
 
 
@@ -124,14 +123,10 @@ def _draw_cells(axes: Axes, values: np.ndarray, lost: np.ndarray) -> None:
         text = "diverged" if all_lost else f"{value:.1%}"
         if share > 0 and not all_lost:
             text += f"\n{share:.0%} div."
-        style_of_text: dict[str, Any] = {
-            "ha": "center",
-            "va": "center",
-            "fontsize": "small",
-            "color": "black" if all_lost or _COLORS(value) > 0.6 else "white",
-        }
+        ink = "black" if all_lost or _COLORS(value) > 0.6 else "white"
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0} if share > 0 else None
-        axes.text(column, row, text, bbox=box, **style_of_text)
+        place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "small"}
+        axes.text(column, row, text, bbox=box, color=ink, **place)
     axes.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
 
 

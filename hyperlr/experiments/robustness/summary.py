@@ -1,13 +1,51 @@
-"""The results in numbers: metrics.json and the table."""
+"""What came of all starting points, and its numbers: metrics.json and the table."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 from rich.table import Table
 
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.experiment import Summary
+from hyperlr.experiments.data import Data
 from hyperlr.experiments.methods import METHODS
-from hyperlr.experiments.robustness.outcomes import BASELINES, Outcomes
+
+BASELINES = ("constant", "cosine")
+"""Schedules whose rate is the best of a grid, on validation data."""
+
+
+class Cell(NamedTuple):
+    """What came of P starting points or learning rates, on S seeds."""
+
+    val_accuracy: np.ndarray
+    """float [P, S]."""
+    test_accuracy: np.ndarray
+    """float [P, S]."""
+    diverged: np.ndarray
+    """bool [P, S]."""
+    final_learning_rate: np.ndarray
+    """float [P, S]."""
+
+    @property
+    def best(self) -> int:
+        """The index of the best mean validation accuracy; what diverged counts as 0."""
+        return int(np.argmax(np.where(self.diverged, 0.0, self.val_accuracy).mean(axis=1)))
+
+
+class Outcomes(NamedTuple):
+    """What came of everything."""
+
+    settings: Any
+    data: Data
+    labels: Mapping[str, str]
+    """Inner optimizer → its name."""
+    methods: Mapping[str, Mapping[str, Cell]]
+    """Inner optimizer → method or baseline → over the starts, or over the grid."""
+    auto_alone: Mapping[str, Cell]
+    """Inner optimizer → auto, which finds its first rate itself; one point."""
+    sensitivity: Mapping[float, Cell]
+    """β → over starts × discounts, the discounts of the first start before those of the next."""
 
 
 def summarize(outcomes: Outcomes) -> Summary:
@@ -52,16 +90,13 @@ def table(summary: Summary) -> list[Table]:
             if inner not in by_inner or name == "marthe_fixed":
                 continue
             cell = by_inner[inner]
-            pairs = list(zip(cell["test_accuracy"], cell["diverged"], strict=True))
+            pairs = zip(cell["test_accuracy"], cell["diverged"], strict=True)
+            shares = [tables.percent(accuracies, lost, spread=False) for accuracies, lost in pairs]
             if name in BASELINES:
-                index = cell["learning_rate"].index(cell["best"])
-                accuracies, lost = pairs[index]
-                best = tables.percent(accuracies, lost, spread=False)
+                best = shares[cell["learning_rate"].index(cell["best"])]
                 made.add_row(f"{name}, best: η = {cell['best']:g}", best)
                 continue
-            made.add_row(
-                METHODS[name].label, *(tables.percent(x, lost, spread=False) for x, lost in pairs)
-            )
+            made.add_row(METHODS[name].label, *shares)
             if name == "auto":
                 alone = cell["without_start"]
                 share = tables.percent(alone["test_accuracy"], alone["diverged"], spread=False)

@@ -13,16 +13,9 @@ from rich.table import Table
 import hyperlr
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.descent import descend as descend_with
-from hyperlr.experiments.core.experiment import (
-    Experiment,
-    Part,
-    Results,
-    Summary,
-    Work,
-    no_data,
-)
+from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary, Work
 from hyperlr.experiments.core.precision import float64
-from hyperlr.experiments.methods import METHODS, maker
+from hyperlr.experiments.methods import METHODS, decades, maker
 from hyperlr.experiments.surfaces import figures, functions
 from hyperlr.experiments.surfaces.problem import Descents, Problem
 
@@ -34,25 +27,6 @@ class Settings(NamedTuple):
 
     num_steps: int = 500
     """T."""
-
-
-def _betas(first_decade: int, last_decade: int) -> tuple[float, ...]:
-    """Returns 1, 2 and 5 times each power of ten, and the power after the last."""
-    decades = range(first_decade, last_decade + 1)
-    steps = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-    return (*steps, float(f"1e{last_decade + 1}"))
-
-
-def _hd(learning_rate: Any, beta: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.hd(optax.sgd, learning_rate, beta)
-
-
-def _rtho(learning_rate: Any, beta: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.rtho(optax.sgd, learning_rate, beta)
-
-
-def _marthe(learning_rate: Any, beta: Any) -> optax.GradientTransformationExtraArgs:
-    return hyperlr.marthe(optax.sgd, learning_rate, hyper_learning_rate=beta)
 
 
 # The paper does not state ε nor the start. At ten times this ε the valley is so wide that hardly
@@ -67,7 +41,7 @@ PROBLEMS = {
         start=(1.0, 1.0),
         learning_rate=0.0,
         minimum=0.0,
-        betas=_betas(-8, -4),
+        betas=decades(-8, -3, 2, 5),
         shown_beta=1e-5,
         window=((0.5, 3.6), (-0.7, 1.2)),
     ),
@@ -77,7 +51,7 @@ PROBLEMS = {
         start=(1.0, 1.0),
         learning_rate=0.0,
         minimum=functions.smoothed_bukin_minimum(_EPSILON),
-        betas=_betas(-5, -3),
+        betas=decades(-5, -2, 2, 5),
         shown_beta=5e-4,
         window=((0.985, 1.03), (-0.9, 1.2)),
     ),
@@ -85,14 +59,7 @@ PROBLEMS = {
 
 
 def descend(method: str, problem: Problem, betas: Any, num_steps: int = 500) -> Descents:
-    """Descends a surface with one method and several values of β, in float64.
-
-    Args:
-      method: one of SHOWN_METHODS.
-      problem: the surface and the start.
-      betas: the values of β, [R].
-      num_steps: T.
-    """
+    """Descends a surface with one of SHOWN_METHODS and R values of β, in float64."""
     points, (learning_rates, discounts) = descend_with(
         maker(method, optax.sgd, problem.learning_rate, num_steps),
         _gradient_of(problem.surface),
@@ -147,18 +114,12 @@ def descents(results: Results) -> dict[str, dict[str, Descents]]:
 def summarize(results: Results) -> Summary:
     """Returns method → surface → its results, lists with one entry a β."""
     of_all = descents(results)
-    methods = {
-        method: {
-            surface: _summary(PROBLEMS[surface], by_method[method])
-            for surface, by_method in of_all.items()
-        }
-        for method in SHOWN_METHODS
-    }
-    schedules = {
-        f"{surface}/{method}": each.learning_rates
-        for surface, by_method in of_all.items()
-        for method, each in by_method.items()
-    }
+    methods: dict[str, dict[str, Any]] = {method: {} for method in SHOWN_METHODS}
+    schedules = {}
+    for surface, by_method in of_all.items():
+        for method, each in by_method.items():
+            methods[method][surface] = _summary(PROBLEMS[surface], each)
+            schedules[f"{surface}/{method}"] = each.learning_rates
     surfaces = {name: problem.in_words() for name, problem in PROBLEMS.items()}
     return Summary(methods, {"schedules": schedules}, {"surfaces": surfaces})
 
@@ -178,22 +139,18 @@ def _summary(problem: Problem, descents: Descents) -> dict[str, Any]:
 
 def table(summary: Summary) -> list[Table]:
     """Returns a table a surface: the best gap for every β, and what MARTHE's μ did."""
+    labels = [METHODS[method].label for method in SHOWN_METHODS]
     made = []
     for surface, problem in PROBLEMS.items():
-        labels = [METHODS[method].label for method in SHOWN_METHODS]
-        one = tables.new(
-            f"{problem.title}: best L − min L (η → 0: stopped)",
-            ("β", *labels, "where μ = 0, 1"),
-        )
         by_method = {method: summary.methods[method][surface] for method in SHOWN_METHODS}
-        for row, beta in enumerate(problem.betas):
-            marthe = by_method["marthe_mu"]
-            shares = (
-                f"{marthe['share_of_discount_0'][row]:.0%}, "
-                f"{marthe['share_of_discount_1'][row]:.1%}"
-            )
-            one.add_row(f"{beta:g}", *(_cell(each, row) for each in by_method.values()), shares)
-        made.append(one)
+        marthe = by_method["marthe_mu"]
+        shares = zip(marthe["share_of_discount_0"], marthe["share_of_discount_1"], strict=True)
+        rows = [
+            (f"{beta:g}", *(_cell(each, row) for each in by_method.values()), f"{x:.0%}, {y:.1%}")
+            for row, (beta, (x, y)) in enumerate(zip(problem.betas, shares, strict=True))
+        ]
+        title = f"{problem.title}: best L − min L (η → 0: stopped)"
+        made.append(tables.new(title, ("β", *labels, "where μ = 0, 1"), rows))
     return made
 
 
@@ -208,7 +165,6 @@ EXPERIMENT = Experiment(
     name="toy",
     title="Two surfaces in the plane",
     presets={"smoke": Settings(num_steps=50), "quick": Settings(), "paper": Settings()},
-    load=no_data,
     parts=parts,
     summarize=summarize,
     figures=lambda results: figures.figures(PROBLEMS, descents(results)),

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperlr.experiments.core import style
@@ -32,14 +31,15 @@ def figures(problems: Mapping[str, Problem], descents: Mapping[str, ByMethod]) -
             "toy",
             "Trajectories and learning rates",
             surfaces_and_schedules(problems, descents),
-            (
-                "Figure 1 of the paper (Donini et al., 2020). A row a surface; from left to right "
-                "the trajectories, the value above the minimum, and the learning rate, all with "
-                "the β in the title, and the best value within the run against β, where the dotted "
-                "line marks that β. RTHO is dashed, since it often coincides with MARTHE.",
-                "Nothing here is drawn at random: all is in float64, and another run comes to the "
-                "same numbers.",
-            ),
+            """
+            Figure 1 of the paper (Donini et al., 2020). A row a surface; from left to right the
+            trajectories, the value above the minimum, and the learning rate, all with the β in the
+            title, and the best value within the run against β, where the dotted line marks that β.
+            RTHO is dashed, since it often coincides with MARTHE.
+
+            Nothing here is drawn at random: all is in float64, and another run comes to the same
+            numbers.
+            """,
         )
     ]
 
@@ -49,70 +49,45 @@ def surfaces_and_schedules(
 ) -> Figure:
     """Draws a row a surface: trajectories, gap and learning rate by step, best gap by β.
 
-    Args:
-      problems: surface → what is descended.
-      descents: surface → method → its descents over the problem's `betas`.
+    `problems` and `descents` are by surface; the descents of a method over the problem's `betas`.
     """
     figure, rows = style.panels(len(descents), 4, 17, 4.2 * len(descents))
     for axes, (surface, by_method) in zip(rows, descents.items(), strict=True):
-        problem = problems[surface]
-        _draw_trajectories(axes[0], problem, by_method)
-        _draw_gaps(axes[1], problem, by_method)
-        _draw_learning_rates(axes[2], problem, by_method)
-        _draw_best_gaps(axes[3], problem, by_method)
-        style.with_grid(*axes[1:])
+        _draw_row(axes, problems[surface], by_method)
     style.legend_below(figure, rows[0, 1])
     return figure
 
 
-def _draw_trajectories(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
-    xs, ys, gaps = _on_a_grid(problem)
-    style.contours(axes, xs, ys, gaps, max(gaps.min(), 1e-4 * gaps.max()))
-    shown = problem.betas.index(problem.shown_beta)
+def _draw_row(axes: np.ndarray, problem: Problem, by_method: ByMethod) -> None:
+    plane, gaps, rates, best = axes
+    shown, given = problem.betas.index(problem.shown_beta), f"(β = {problem.shown_beta:g})"
+    xs, ys, heights = _on_a_grid(problem)
+    style.contours(plane, xs, ys, heights, max(heights.min(), 1e-4 * heights.max()))
     for method, descents in by_method.items():
-        points = descents.points[shown]
-        axes.plot(*points.T, **_style(method))
-        axes.plot(*points[-1], "s", color=METHODS[method].color, markeredgecolor="white", zorder=5)
-    axes.plot(*problem.start, "o", color="black", markeredgecolor="white", zorder=6)
-    axes.annotate("start", problem.start, (8, -3), textcoords="offset points")
-    axes.set(xlabel="x", ylabel="y")
-    axes.set_title(f"{problem.title} (β = {problem.shown_beta:g})")
-
-
-def _draw_gaps(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
-    shown = problem.betas.index(problem.shown_beta)
-    for method, descents in by_method.items():
-        axes.plot(
-            style.visible(descents.values[shown] - problem.minimum),
-            label=METHODS[method].label,
-            **_style(method),
+        options, points = (
+            {"color": METHODS[method].color, **_STYLES[method]},
+            descents.points[shown],
         )
-    axes.set(title=f"L − min L (β = {problem.shown_beta:g})", xlabel="step", yscale="log")
-
-
-def _draw_learning_rates(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
-    shown = problem.betas.index(problem.shown_beta)
-    for method, descents in by_method.items():
-        axes.plot(descents.learning_rates[shown], **_style(method))
+        plane.plot(*points.T, **options)
+        plane.plot(*points[-1], "s", color=options["color"], markeredgecolor="white", zorder=5)
+        above = style.visible(descents.values[shown] - problem.minimum)
+        gaps.plot(above, label=METHODS[method].label, **options)
+        rates.plot(descents.learning_rates[shown], **options)
+        lowest = style.visible(descents.best_values - problem.minimum)
+        lowest = np.where(descents.diverged, np.nan, lowest)
+        best.plot(problem.betas, lowest, marker="o", markersize=5, **options)
+    plane.plot(*problem.start, "o", color="black", markeredgecolor="white", zorder=6)
+    plane.annotate("start", problem.start, (8, -3), textcoords="offset points")
+    plane.set(xlabel="x", ylabel="y", title=f"{problem.title} {given}")
+    gaps.set(title=f"L − min L {given}", xlabel="step", yscale="log")
     # Linear below the threshold, so that a learning rate of 0 has a place.
-    axes.set_yscale("symlog", linthresh=1e-3)
-    axes.set(title=f"learning rate η (β = {problem.shown_beta:g})", xlabel="step")
-    axes.set_ylim(bottom=-1e-4)
-
-
-def _draw_best_gaps(axes: Axes, problem: Problem, by_method: ByMethod) -> None:
-    for method, descents in by_method.items():
-        gaps = style.visible(descents.best_values - problem.minimum)
-        gaps = np.where(descents.diverged, np.nan, gaps)
-        axes.plot(problem.betas, gaps, marker="o", markersize=5, **_style(method))
-    axes.axvline(problem.shown_beta, color="black", linewidth=0.8, linestyle=":")
+    rates.set_yscale("symlog", linthresh=1e-3)
+    rates.set(title=f"learning rate η {given}", xlabel="step")
+    rates.set_ylim(bottom=-1e-4)
+    best.axvline(problem.shown_beta, color="black", linewidth=0.8, linestyle=":")
     num_steps = next(iter(by_method.values())).learning_rates.shape[1]
-    axes.set(
-        title=f"best L − min L in {num_steps} steps",
-        xlabel="hyper-learning rate β (no point: diverged)",
-        xscale="log",
-        yscale="log",
-    )
+    best.set(title=f"best L − min L in {num_steps} steps", xscale="log", yscale="log")
+    best.set_xlabel("hyper-learning rate β (no point: diverged)")
 
 
 def _on_a_grid(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +98,3 @@ def _on_a_grid(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         points = jnp.asarray(style.points_of(xs, ys))
         gaps = np.asarray(jax.vmap(jax.vmap(problem.surface))(points)) - problem.minimum
     return xs, ys, style.visible(gaps)
-
-
-def _style(method: str) -> dict[str, Any]:
-    return {"color": METHODS[method].color, **_STYLES[method]}

@@ -129,7 +129,7 @@ def test_results(results):
     assert summary.methods["gd"]["compared_gaps"][-1] > 1e100
     shown = EXPERIMENT.figures(results)
     assert [each.name for each in shown] == ["paths", "effective_rates", "details"]
-    assert "nan" not in " ".join(paragraph for each in shown for paragraph in each.text)
+    assert "nan" not in " ".join(each.text for each in shown)
     (table,) = EXPERIMENT.table(summary)
     text = io.StringIO()
     Console(file=text, width=80).print(table)

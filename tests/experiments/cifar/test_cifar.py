@@ -31,7 +31,7 @@ SMALL = cifar.Settings(
     checkpoint_epochs=2,
     search_steps=12,
 )
-TASK = cifar.Task("cifar10", CIFAR10, Tiny, "momentum")
+TASK = cifar.Task(CIFAR10, Tiny, "momentum")
 
 
 @pytest.fixture(scope="module")

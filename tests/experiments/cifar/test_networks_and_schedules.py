@@ -21,7 +21,7 @@ def test_number_of_parameters(network, expected):
         return variables, network.apply(variables, inputs, train=False)
 
     variables, logits = jax.eval_shape(outputs)
-    assert convolutional.num_params(variables["params"]) == expected
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
     assert logits.shape == (2, network.num_classes)
 
 

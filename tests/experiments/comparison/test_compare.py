@@ -90,13 +90,13 @@ def test_every_pair_is_a_part_and_none_is_run_twice():
     assert len(names) == 2 * pairs
     # Before the first burst a step costs two gradients, so that both budgets are the same run.
     short = SMALL._replace(methods=("auto",), length=0.1)
-    assert len(experiment.EXPERIMENT.parts(short, None)) == 1
+    assert len(list(experiment.EXPERIMENT.parts(short, None))) == 1
 
 
 def test_unknown_names_are_an_error_that_lists_the_known_ones():
     for settings in (SMALL._replace(tasks=("mnist",)), SMALL._replace(methods=("lion",))):
         with pytest.raises(InputError, match=r"must be one of .*; got"):
-            experiment.EXPERIMENT.parts(settings, None)
+            list(experiment.EXPERIMENT.parts(settings, None))
 
 
 def test_a_run_is_the_plain_loop():

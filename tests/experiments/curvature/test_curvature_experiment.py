@@ -124,7 +124,7 @@ def test_results(results):
     assert summary.arrays["schedules"]["marthe_fixed"].shape == (1, 6)
     shown = EXPERIMENT.figures(results)
     assert [each.name for each in shown] == ["one_step", "descent", "sharpness"]
-    assert "nan" not in " ".join(paragraph for each in shown for paragraph in each.text)
+    assert "nan" not in " ".join(each.text for each in shown)
     text = io.StringIO()
     for table in EXPERIMENT.table(summary):
         Console(file=text, width=80).print(table)

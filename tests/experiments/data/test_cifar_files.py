@@ -8,7 +8,7 @@ from problems.cifar import records
 
 from hyperlr.experiments.cifar import inputs as cifar_inputs
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.data import cifar
+from hyperlr.experiments.data import cifar, split_indices
 from hyperlr.experiments.data.cifar import CIFAR10, CIFAR100
 
 
@@ -62,7 +62,7 @@ def test_data_directory_holds_the_folder_or_the_files(cifar_dir, tmp_path, monke
 
 def test_split_and_colours(cifar_dir):
     loaded = cifar.load(CIFAR10, cifar_dir)
-    train, val = cifar.split_indices(loaded, seed=3)
+    train, val = split_indices(loaded, seed=3, val_first=True)
     assert (len(train), len(val)) == (loaded.num_train, loaded.num_val) == (108, 12)
     assert set(train) | set(val) == set(range(120))
     pictures = records(CIFAR10, 20)[0].copy()

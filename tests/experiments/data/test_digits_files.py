@@ -187,12 +187,12 @@ def test_reader_keeps_rows_and_columns(tmp_path):
     images = np.arange(30).reshape(2, 3, 5)
     path = tmp_path / "images"
     path.write_bytes(idx_bytes(images))
-    np.testing.assert_array_equal(idx.read_images(path), images)
+    np.testing.assert_array_equal(idx.read(path, "images"), images)
 
 
 def test_missing_file_in_the_reader(tmp_path):
     with pytest.raises(InputError, match=r"labels cannot be read: No such file"):
-        idx.read_labels(tmp_path / "labels")
+        idx.read(tmp_path / "labels", "labels")
 
 
 def test_full_mnist():

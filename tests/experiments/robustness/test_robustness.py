@@ -11,7 +11,7 @@ from hyperlr.experiments.core import runner
 from hyperlr.experiments.core.experiment import Work
 from hyperlr.experiments.robustness import experiment as robustness
 from hyperlr.experiments.robustness import figures
-from hyperlr.experiments.robustness.outcomes import BASELINES, Cell
+from hyperlr.experiments.robustness.summary import BASELINES, Cell
 
 SMALL = robustness.Settings(
     num_seeds=2,
