@@ -196,7 +196,7 @@ def guard(
         return updates, GuardState(
             inner_state=inner_state,
             good=good._replace(scalars=scalars),
-            losses=_select(steps, verdict.losses, state.losses),
+            losses=verdict.losses,
             last_action=action,
             num_steps=_num_steps(state.num_steps, is_new, steps, returns),
             scale=factor * state.scale,

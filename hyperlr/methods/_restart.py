@@ -112,7 +112,6 @@ def _with_scalars(opt_state: Any, replace: Callable[[jax.Array], jax.Array]) -> 
                 average=average,
                 awaits_rate=_each(node.awaits_rate, replace),
                 hyperparams=_each(node.hyperparams, replace),
-                lower=_each(node.lower, replace),
                 num_restarts=replace(node.num_restarts),
                 inner_state=_with_scalars(node.inner_state, replace),
                 hyper_state=_each(node.hyper_state, replace),

@@ -132,7 +132,7 @@ def main() -> None:
             arguments.steps,
             arguments.width,
         )
-    Console(width=110).print(table(results, arguments.steps))
+    Console(width=125).print(table(results, arguments.steps))
     if arguments.json:
         plain = {k: {n: x.tolist() for n, x in v.items()} for k, v in results.items()}
         arguments.json.write_text(json.dumps(plain, indent=2) + "\n")

@@ -183,8 +183,12 @@ def test_a_step_of_finite_size_that_overflows_narrow_parameters_is_taken_back():
     np.testing.assert_array_equal(after, params)
 
 
-def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps():
-    """It shows neither in the loss nor in the update, as a preconditioner in waiting would not."""
+@pytest.mark.parametrize("rise", [0.0, 0.02], ids=["at its best", "rising"])
+def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps(rise):
+    """Whether or not the loss is at its best.
+
+    It shows neither in the loss nor in the update, as a preconditioner in waiting would not.
+    """
     bystander = optax.GradientTransformation(
         optax.tree.zeros_like, lambda updates, state, params=None: (updates, state)
     )
@@ -195,8 +199,9 @@ def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps():
     for _ in range(5):
         params, state = update(params, state, *ordinary(params))
     state = state._replace(inner_state=(state.inner_state[0], jnp.array([0.0, jnp.nan, 0.0])))
-    for _ in range(10):
-        params, state = update(params, state, *ordinary(params))
+    for t in range(10):
+        value, *grads = ordinary(params)
+        params, state = update(params, state, 1.0 + rise * t if rise else value, *grads)
     params, state = update(params, state, *ordinary(params))  # completes the way
     assert state.num_rollbacks == 1
     assert state.num_explosions == 0

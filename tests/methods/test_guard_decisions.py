@@ -50,14 +50,14 @@ def reference(losses, grads, rate, explosion, cut):
     w, good, scale, memory, last = 1.0, 1.0, 1.0, None, "step"
     num_steps, rollbacks, explosions, path = 0, 0, 0, []
     for loss, grad in zip(losses, grads, strict=True):
-        action, explodes, is_best, new = judged(memory, last, loss, explosion)
+        action, explodes, is_best, memory = judged(memory, last, loss, explosion)
         is_new = action == "step" and is_best and num_steps >= 10
         good = w if is_new else good
         if action in ("step", "suspect") and not math.isfinite(grad):
             action = "return"
         explosions += explodes
         if action in ("step", "suspect"):
-            w, memory = w - scale * rate * grad, new
+            w = w - scale * rate * grad
             num_steps = 1 if is_new else num_steps + 1
         else:
             w = good
@@ -65,7 +65,7 @@ def reference(losses, grads, rate, explosion, cut):
             scale, num_steps, rollbacks = scale * cut, 0, rollbacks + 1
         last = action
         path.append(w)
-    return path, rollbacks, explosions
+    return path, rollbacks, explosions, memory
 
 
 @pytest.mark.usefixtures("x64")
@@ -95,10 +95,11 @@ def test_every_decision_is_as_the_equations_say(explosion, sign):
     (_, state), path = jax.jit(
         lambda w: jax.lax.scan(step, (w, tx.init(w)), (jnp.asarray(losses), jnp.asarray(grads)))
     )(w)
-    expected, rollbacks, explosions = reference(losses, grads, 0.1, explosion, 0.9)
+    expected, rollbacks, explosions, memory = reference(losses, grads, 0.1, explosion, 0.9)
     assert (state.num_rollbacks, state.num_explosions) == (rollbacks, explosions)
     assert explosions == 0 if explosion == math.inf else explosions > 5
     np.testing.assert_allclose(path, expected, rtol=1e-6, atol=1e-6)  # the scale is a float32
+    np.testing.assert_allclose(state.losses[1:], memory, rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")

@@ -87,6 +87,19 @@ def test_a_cut_takes_effect_below_a_lower_bound_and_under_any_name(name):
     assert 0.01 < hyperlr.metrics(state)[name] < 0.05  # it may rise again from there
 
 
+def test_it_is_still_known_how_often_a_tangent_began_anew():
+    tx = hyperlr.guard(hyperlr.hd(optax.sgd, 0.01, 0.0))
+    update = jitted(tx)
+    params = jnp.ones(2)
+    params, state = update(params, tx.init(params), *ordinary(params))
+    params, state = update(params, state, *ordinary(params)[:2], jnp.full(2, jnp.nan))
+    for _ in range(12):
+        params, state = update(params, state, *ordinary(params))
+    _, state = update(params, state, jnp.nan, params, params)
+    found = hyperlr.metrics(state)
+    assert (found["num_rollbacks"], found["num_restarts"]) == (1, 1)
+
+
 def test_parts_that_learn_nothing_are_cut_too():
     """Of a partition, one part learns its rate, and the updates of the other are scaled."""
     learned = hyperlr.hd(optax.sgd, 0.1, 0.0)
