@@ -201,7 +201,7 @@ def test_an_inner_state_that_is_not_finite_is_found_within_ten_steps(rise):
     state = state._replace(inner_state=(state.inner_state[0], jnp.array([0.0, jnp.nan, 0.0])))
     for t in range(10):
         value, *grads = ordinary(params)
-        params, state = update(params, state, 1.0 + rise * t if rise else value, *grads)
+        params, state = update(params, state, 2.5 + rise * t if rise else value, *grads)
     params, state = update(params, state, *ordinary(params))  # completes the way
     assert state.num_rollbacks == 1
     assert state.num_explosions == 0
