@@ -114,6 +114,7 @@ def test_every_decision_is_as_the_equations_say(explosion, sign):
         ((1.0, 1.0, 1.0, 0.1), Action.RETURN, math.nan, Action.COMPLETE, False),
         ((1.0, 1.0, 1.0, 0.1), Action.COMPLETE, math.nan, Action.RETURN, False),
         ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, math.nan, Action.RETURN, False),
+        ((1.0, 1.0, 1.0, 0.1), Action.SUSPECT, math.inf, Action.RETURN, False),
         # Twice the best; where that is small, half of the first loss more; six times the noise.
         ((1.0, 1.0, 1.0, 0.1), Action.STEP, 1.99, Action.STEP, False),
         ((1.0, 1.0, 1.0, 0.1), Action.STEP, 2.01, Action.SUSPECT, False),

@@ -100,6 +100,17 @@ def test_it_is_still_known_how_often_a_tangent_began_anew():
     assert (found["num_rollbacks"], found["num_restarts"]) == (1, 1)
 
 
+def test_where_parameters_are_shown_as_one_vector_rates_are_cut_and_updates_are_not():
+    tx = hyperlr.guard(optax.flatten(hyperlr.hd(optax.sgd, 0.1, 0.0)))
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = tx.init(params)
+    for value in (jnp.nan, 1.0):
+        _, state = tx.update(params, state, params, value=value)
+    updates, _ = tx.update(params, state, params, value=1.0)
+    for update in updates.values():
+        np.testing.assert_allclose(update, -0.01, rtol=1e-6)
+
+
 def test_parts_that_learn_nothing_are_cut_too():
     """Of a partition, one part learns its rate, and the updates of the other are scaled."""
     learned = hyperlr.hd(optax.sgd, 0.1, 0.0)
