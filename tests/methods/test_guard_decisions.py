@@ -144,6 +144,21 @@ def test_the_verdict_on_a_loss(memory, last, loss, action, exploded):
             np.testing.assert_array_equal(found.losses, losses)
 
 
+@pytest.mark.usefixtures("x64")
+def test_with_an_infinite_multiple_nothing_explodes_and_noise_stays_finite():
+    """Also where the multiple is traced, and where losses differ by more than can be written."""
+    lost, far = (1.0, 0.99, 0.5, 0.15), (-1.5e308, -1.5e308, -1.5e308, 1.0)
+    for judge_ in (
+        lambda *args: judge(*args, math.inf),
+        lambda *args: jax.jit(judge)(*args, math.inf),
+    ):
+        for memory, loss in ((lost, 1.2), (far, 1.5e308)):
+            losses = Losses(jnp.array(True), *(jnp.asarray(x) for x in memory))
+            found = judge_(jnp.asarray(loss), losses, jnp.asarray(Action.STEP.value, jnp.int32))
+            assert Action(int(found.action)) == Action.STEP
+            assert np.isfinite(found.losses).all()
+
+
 def test_without_a_loss_the_verdict_is_to_go_on():
     losses = no_losses(jnp.dtype(jnp.float32))
     expected = {Action.STEP: Action.STEP, Action.RETURN: Action.COMPLETE, Action.COMPLETE: 0}
