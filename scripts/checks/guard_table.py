@@ -170,8 +170,8 @@ def table(results: dict[str, dict[str, np.ndarray]], num_steps: int) -> Table:
 
 
 def _num_above(result: dict[str, np.ndarray], which: str) -> int:
-    """How many runs have a loss that is not below the initial one."""
-    return int((~(result[which] < result["before"])).sum())
+    """How many runs have a loss above the initial one, or none."""
+    return int((~(result[which] <= result["before"])).sum())
 
 
 def _short(losses: np.ndarray) -> str:
