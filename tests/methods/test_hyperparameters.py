@@ -193,3 +193,17 @@ def test_names_of_loss_hyperparameters_are_checked():
         make(("smoothing",))
     with pytest.raises(TypeError, match=r"pass \('learning_rate',\)"):
         make("learning_rate")
+
+
+def test_a_rule_that_counts_or_decays_sees_nothing_before_there_is_a_hypergradient():
+    rule = optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_schedule(lambda t: -1.0))
+    tx = hyperlr.online(optax.sgd, {"learning_rate": 0.1}, discount=0.0, hyper_optimizer=rule)
+    params = jnp.ones(2)
+    state = tx.init(params)
+    initial = state.hyperparams["learning_rate"]
+    _, state = tx.update(params, state, params)
+    assert state.hyperparams["learning_rate"] == initial
+    assert optax.tree.get(state.hyper_state, "count") == 0
+    _, state = tx.update(params, state, params)
+    assert state.hyperparams["learning_rate"] != initial
+    assert optax.tree.get(state.hyper_state, "count") == 1
