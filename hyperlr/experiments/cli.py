@@ -15,12 +15,7 @@ from rich.console import Console
 import hyperlr
 from hyperlr.experiments.core.errors import InputError
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Learning rates learned by hypergradients: the experiments.",
-)
-
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Preset = StrEnum("Preset", ["smoke", "quick", "paper"])
 Inner = StrEnum("Inner", ["adam", "momentum"])
@@ -56,6 +51,27 @@ Methods = Annotated[
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")
 ]
+
+
+@contextlib.contextmanager
+def _one_line_messages() -> Iterator[None]:
+    """Shows warnings as lines, and a mistake in the user's input as one, with exit status 2.
+
+    An interruption, of which the runner has told, ends with status 130, as of other programs.
+    """
+    try:
+        with warnings.catch_warnings():  # which puts back how they are shown
+            warnings.showwarning = _show_warning
+            yield
+    except InputError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _show_warning(message: Warning | str, *where: Any, **options: Any) -> None:
+    typer.echo(f"Warning: {message}", err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -131,8 +147,7 @@ def compare(
     """Compares auto with tuned rates and rate-free optimizers on nine tasks, at equal cost."""
     from hyperlr.experiments.comparison.experiment import EXPERIMENT
 
-    tasks, methods = (tuple(names) if names else None for names in (task, method))
-    _run(EXPERIMENT, preset, None, out, num_seeds=seeds, tasks=tasks, methods=methods)
+    _run(EXPERIMENT, preset, None, out, num_seeds=seeds, tasks=task, methods=method)
 
 
 @app.command()
@@ -168,19 +183,19 @@ def cifar100(
            tensorboard, num_seeds=seeds, num_epochs=epochs, methods=method)  # fmt: skip
 
 
-def _cifar(name: str, inner: str, *options: Any, methods: list[str] | None, **changes: Any) -> None:
+@_one_line_messages()
+def _cifar(name: str, inner: str, *options: Any, **changes: Any) -> None:
     """Runs an experiment on CIFAR; the options and changes are those of `_run`."""
-    with _one_line_messages():
-        if importlib.util.find_spec("flax") is None:
-            raise InputError(
-                f"hyperlr {name} needs Flax; install the extra: "
-                'pip install "hyperlr[experiments,flax]"'
-            )
-        from hyperlr.experiments.cifar.experiment import make_experiment
-    changes["methods"] = tuple(methods) if methods else None
+    if importlib.util.find_spec("flax") is None:
+        raise InputError(
+            f'hyperlr {name} needs Flax; install the extra: pip install "hyperlr[experiments,flax]"'
+        )
+    from hyperlr.experiments.cifar.experiment import make_experiment
+
     _run(make_experiment(name, inner), *options, **changes)
 
 
+@_one_line_messages()
 def _run(
     experiment: Any,
     preset: str,
@@ -189,40 +204,18 @@ def _run(
     tensorboard: bool = False,
     **changes: Any,
 ) -> None:
-    """Runs an experiment; changes are settings in place of the preset's, where not None."""
+    """Runs an experiment; changes are those of `runner.settings_of`."""
     from hyperlr.experiments.core import runner
 
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width: as wide as the tables are
         console = Console(width=max(console.width, 200))
-    with _one_line_messages():
-        runner.run(
-            experiment,
-            runner.settings_of(experiment, preset, changes),
-            out or Path("results") / experiment.name,
-            console,
-            data_dir=data_dir,
-            preset=str(preset),
-            tensorboard=tensorboard,
-        )
-
-
-@contextlib.contextmanager
-def _one_line_messages() -> Iterator[None]:
-    """Shows warnings as lines, and a mistake in the user's input as one, with exit status 2.
-
-    An interruption, of which the runner has told, ends with status 130, as of other programs.
-    """
-    try:
-        with warnings.catch_warnings():  # which puts back how they are shown
-            warnings.showwarning = _show_warning
-            yield
-    except InputError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _show_warning(message: Warning | str, *where: Any, **options: Any) -> None:
-    typer.echo(f"Warning: {message}", err=True)
+    runner.run(
+        experiment,
+        runner.settings_of(experiment, preset, changes),
+        out or Path("results") / experiment.name,
+        console,
+        data_dir=data_dir,
+        preset=str(preset),
+        tensorboard=tensorboard,
+    )

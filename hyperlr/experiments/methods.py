@@ -56,11 +56,6 @@ class Method(NamedTuple):
         return float(cost_of_steps(self.cost, self.every, num_steps)[-1])
 
     @property
-    def drawn(self) -> dict[str, Any]:
-        """How its lines are drawn."""
-        return {"color": self.color, "label": self.label}
-
-    @property
     def tuned(self) -> bool:
         """Whether the number is the rate itself, chosen on validation data."""
         return self.schedule is not None and bool(self.symbol)
@@ -103,7 +98,6 @@ def _marthe(number_is: str) -> Callable[..., optax.GradientTransformationExtraAr
 
 
 def _constant(rate: Any, num_steps: int) -> optax.Schedule:
-    del num_steps
     return optax.constant_schedule(rate)
 
 

@@ -227,13 +227,10 @@ def train_steps(
 
     Args:
       make_optimizer: builds the optimizer from `step_size`, a float scalar.
-      params: weights of one network.
-      state: state of its optimizer.
+      params: weights of one network, `state` that of its optimizer.
       step_size: β, κ, γ or η.
-      images: uint8 [N, pixels].
-      labels: int32 [N].
-      train_batches: int32 [steps, batch], the minibatches of L.
-      val_batches: int32 [steps, batch], the minibatches of E.
+      images: uint8 [N, pixels], `labels` int32 [N].
+      train_batches: int32 [steps, batch], the minibatches of L, `val_batches` those of E.
       share: where set, E is the loss on that share of the training minibatch, and the validation
         minibatch is not used (`hyperlr.value_and_grad`).
 

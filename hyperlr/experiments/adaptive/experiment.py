@@ -7,8 +7,7 @@ from rich.table import Table
 
 from hyperlr.experiments.adaptive import descents as adaptive
 from hyperlr.experiments.adaptive import figures
-from hyperlr.experiments.adaptive.descents import RUNS, Study
-from hyperlr.experiments.adaptive.optimizers import OPTIMIZERS
+from hyperlr.experiments.adaptive.descents import OPTIMIZERS, RUNS, Study
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary
 

@@ -5,8 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hyperlr.experiments.adaptive import descents as adaptive
-from hyperlr.experiments.adaptive.descents import Problem, Study
-from hyperlr.experiments.adaptive.optimizers import OPTIMIZERS
+from hyperlr.experiments.adaptive.descents import OPTIMIZERS, Problem, Study
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
 from hyperlr.experiments.core.style import visible
@@ -124,7 +123,7 @@ def paths(problem: Problem, study: Study) -> Figure:
     *_, together, explained = panels.flat
     for name, each in OPTIMIZERS.items():
         if each.color != style.GREY:  # the others are close to one of these
-            together.plot(visible(study.full[name].gaps[0]), **each.drawn)
+            together.plot(visible(study.full[name].gaps[0]), **style.drawn(each))
     together.set(title="L − min L", xlabel="step", yscale="log", ylim=(1e-15, 20))
     explained.axis("off")
     explained.legend(*together.get_legend_handles_labels(), ncols=2, loc="lower left")
@@ -182,7 +181,7 @@ def _draw_decay(axes: Axes, problem: Problem, study: Study) -> None:
         each, rates = OPTIMIZERS[name], study.mini[name].rates[0]
         steps = np.arange(1, len(rates) + 1)
         for feature, dashes, label in ((0, "-", "dense"), (1, "--", "sparse")):
-            options = each.drawn | {"label": f"{each.label}, {label}"}
+            options = style.drawn(each) | {"label": f"{each.label}, {label}"}
             axes.plot(steps, rates[:, feature] / each.learning_rate, dashes, **options)
     axes.set_title(f"Minibatches of {adaptive.BATCH_SIZE}: AdaGrad only falls, RMSprop recovers")
     axes.set(xlabel="step", ylabel="effective rate / η₀", xscale="log", yscale="log")
@@ -203,11 +202,11 @@ def _draw_final_gaps(axes: Axes, problem: Problem, study: Study) -> None:
     for name in ("gd", "adagrad", "rmsprop", "adam"):
         descents = study.full[name]
         gaps = np.where(np.isfinite(descents.gaps[1:, step]), descents.gaps[1:, step], np.nan)
-        axes.plot(descents.learning_rates[1:], visible(gaps), **OPTIMIZERS[name].drawn)
+        axes.plot(descents.learning_rates[1:], visible(gaps), **style.drawn(OPTIMIZERS[name]))
     for eps, descents, dashes in zip(
         adaptive.ADADELTA_EPS, study.adadelta, (":", "--", "-"), strict=True
     ):
-        options = OPTIMIZERS["adadelta"].drawn | {"label": f"AdaDelta, ε = {eps:g}"}
+        options = style.drawn(OPTIMIZERS["adadelta"]) | {"label": f"AdaDelta, ε = {eps:g}"}
         axes.axhline(descents.gaps[0, step], linestyle=dashes, **options)
     axes.set_title(f"L − min L after {step} steps: AdaDelta has no η₀")
     axes.set(xlabel="η₀", xscale="log", yscale="log", ylim=(1e-12, 1e2))
@@ -227,7 +226,7 @@ def _draw_bias_correction(axes: Axes, problem: Problem, study: Study) -> None:
 
 def _draw_max_norm(axes: Axes, problem: Problem, study: Study) -> None:
     for name, descents in study.short_memory.items():
-        axes.plot(descents.rates[0, :, 1], **OPTIMIZERS[name].drawn)
+        axes.plot(descents.rates[0, :, 1], **style.drawn(OPTIMIZERS[name]))
     axes.set_title(f"Sparse feature in minibatches, β₂ = {adaptive.SHORT_MEMORY:g}")
     axes.set(xlabel="step", ylabel="effective rate", yscale="log")
 
@@ -239,7 +238,7 @@ def _draw_sparsity_scaling(axes: Axes, problem: Problem, study: Study) -> None:
             (study.mini[name], 0.7, "minibatches"),
         ):
             distance = visible(np.abs(descents.points[0, :, 1] - problem.minimizer[1]))
-            options = OPTIMIZERS[name].drawn | {"label": f"{OPTIMIZERS[name].label}, {what}"}
+            options = style.drawn(OPTIMIZERS[name]) | {"label": f"{OPTIMIZERS[name].label}, {what}"}
             axes.plot(distance, linewidth=width, **options)
     axes.set_title("Sparsity scaling: the weight of the sparse feature")
     axes.set(xlabel="step", ylabel="|sparse weight − its optimum|", yscale="log", ylim=(1e-6, 10))

@@ -9,34 +9,13 @@ from rich.table import Table
 
 from hyperlr.experiments.cifar import figures, runs, training
 from hyperlr.experiments.cifar.methods import INNER, NUMBERS, SEARCHED, initial_learning_rate, rates
-from hyperlr.experiments.cifar.runs import History, Run, Size
+from hyperlr.experiments.cifar.runs import History, Run, Settings
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Summary, Work
 from hyperlr.experiments.data import Data, cifar
 from hyperlr.experiments.methods import METHODS
 from hyperlr.experiments.networks import convolutional
-
-
-class Settings(NamedTuple):
-    """Size of the experiment; the defaults are the paper's."""
-
-    num_seeds: int = 5
-    """Seeds 0, 1, … of the split, the initial weights, the minibatches and their augmentation."""
-    methods: tuple[str, ...] = tuple(NUMBERS)
-    """Keys of NUMBERS."""
-    num_epochs: int = 200
-    steps_per_epoch: int | None = None
-    """None: as many as the training images fill."""
-    batch_size: int = 128
-    """Images in a minibatch of L, and of E."""
-    width: int = 64
-    """Filters of the network's first layer; the others are in proportion."""
-    eval_epochs: int = 1
-    checkpoint_epochs: int = 5
-    search_steps: int = 200
-    """Steps of a trial of κ."""
-
 
 PRESETS = {
     "smoke": Settings(
@@ -99,11 +78,10 @@ def make_experiment(name: str, inner: str, network: Any = None) -> Experiment:
     )
 
 
-def make_size(settings: Settings, data: Data) -> Size:
+def make_size(settings: Settings, data: Data) -> Settings:
     """Settles how many minibatches make an epoch."""
-    size = Size(*(getattr(settings, name) for name in Size._fields))
     filled = max(1, data.num_train // settings.batch_size)
-    return size if size.steps_per_epoch else size._replace(steps_per_epoch=filled)
+    return settings._replace(steps_per_epoch=settings.steps_per_epoch or filled)
 
 
 def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
@@ -113,7 +91,8 @@ def make_run(task: Task, settings: Settings, data: Data, name: str) -> Run:
     network = task.network(data.num_classes, settings.width)
     return Run(
         training.Program(network, inner.make, METHODS[name].online),
-        training.Rates(schedule, NUMBERS[name]),
+        schedule,
+        NUMBERS[name],
         runaway=runs.RUNAWAY * inner.learning_rate,
         seed=0,
         size=size,
@@ -133,12 +112,12 @@ def parts(task: Task, settings: Settings, data: Data) -> Iterator[Part]:
         )
     size = make_size(settings, data)
     num_steps = size.num_epochs * size.steps_per_epoch
-    # How often a checkpoint is written determines nothing.
+    names = ("num_epochs", "steps_per_epoch", "batch_size", "width", "eval_epochs")
     determined_by = {
         "network": task.network.__name__,
         "inner": task.inner,
-        "width": settings.width,
-        **size._replace(checkpoint_epochs=0)._asdict(),
+        "checkpoint_epochs": 0,  # how often one is written determines nothing
+        **{name: getattr(size, name) for name in names},
     }
     for name in settings.methods:
         method, run = METHODS[name], make_run(task, settings, data, name)
@@ -168,7 +147,7 @@ def _search(run: Run, data: Data, num_steps: int, work: Work) -> Arrays:
 
 def _train(run: Run, data: Data, work: Work) -> History:
     for found in work.needed.values():
-        run = run._replace(rates=run.rates._replace(step_size=float(found["number"])))
+        run = run._replace(step_size=float(found["number"]))
     return runs.train(run, data, work)
 
 
@@ -197,7 +176,7 @@ def summarize(task: Task, results: Results) -> Summary:
         final = ("val_accuracy", "test_accuracy", "val_loss", "test_loss")
         methods[name] = {
             **{quantity: stacked[quantity][:, -1] for quantity in final},
-            "initial_learning_rate": run.rates.schedule[0],
+            "initial_learning_rate": run.schedule[0],
             "final_learning_rate": stacked["learning_rate"][:, -1],
             "diverged": [
                 runs.diverged(run, history) or runs.ends_exploded(history) for history in of_seeds
@@ -207,7 +186,7 @@ def summarize(task: Task, results: Results) -> Summary:
         }
         curves |= {f"{name}/{quantity}": values for quantity, values in stacked.items()}
     config = {
-        **make_size(settings, data)._asdict(),
+        "steps_per_epoch": make_size(settings, data).steps_per_epoch,
         "network": task.network.__name__,
         "inner": inner.label,
         "weight_decay": training.WEIGHT_DECAY,

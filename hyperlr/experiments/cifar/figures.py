@@ -50,7 +50,7 @@ def curves(histories: Mapping[str, list[History]], steps_per_epoch: int, title: 
         for axes, quantity in ((left, "test_accuracy"), (middle, "val_loss")):
             values = np.stack([run.curves[quantity] for run in runs]).astype(float)
             mean = values.mean(axis=0)  # NaN from where a seed diverged
-            axes.plot(epochs, mean, linewidth=1.4, **method.drawn)
+            axes.plot(epochs, mean, linewidth=1.4, **style.drawn(method))
             if len(runs) > 1:
                 deviation = values.std(axis=0, ddof=1)
                 band = mean - deviation, mean + deviation

@@ -1,13 +1,12 @@
 """The methods of Section 6: four fixed schedules, and five that learn the rate while training."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
-from hyperlr import optimizers
+from hyperlr.experiments import methods
 from hyperlr.experiments.methods import METHODS
 
 EPOCHS = 200
@@ -22,10 +21,9 @@ class Inner(NamedTuple):
     learning_rate: float
 
 
-# ε inside the root, so that the tangents hold where a gradient has always been 0.
 INNER = {
-    "momentum": Inner("SGDM", functools.partial(optax.sgd, momentum=0.9), 0.1),
-    "adam": Inner("Adam", optimizers.adam, 3e-4),
+    "momentum": Inner("SGDM", methods.INNER["momentum"][1], 0.1),
+    "adam": Inner("Adam", methods.INNER["adam"][1], 3e-4),
 }
 
 # β of HD and RTHO are the paper's. Its search for κ "starts high": at 1 here. γ has no counterpart

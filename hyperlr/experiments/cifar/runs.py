@@ -8,7 +8,8 @@ import numpy as np
 
 import hyperlr
 from hyperlr.experiments.cifar import training
-from hyperlr.experiments.cifar.training import Program, Rates, Source, State
+from hyperlr.experiments.cifar.methods import NUMBERS
+from hyperlr.experiments.cifar.training import Program, Source, State
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.experiment import Work
 from hyperlr.experiments.core.store import open_checkpoints
@@ -28,27 +29,41 @@ _RECORDS = ("train_loss", "learning_rate", "hypergradient", "discount", "hyper_l
 _CURVES = ("step", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
 
 
-class Size(NamedTuple):
-    """How long a run is, and how often it is looked at."""
+class Settings(NamedTuple):
+    """Size of the experiment; the defaults are the paper's."""
 
-    num_epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    eval_epochs: int
+    num_seeds: int = 5
+    """Seeds 0, 1, … of the split, the initial weights, the minibatches and their augmentation."""
+    methods: tuple[str, ...] = tuple(NUMBERS)
+    """Keys of NUMBERS."""
+    num_epochs: int = 200
+    steps_per_epoch: int = 0
+    """0: as many as the training images fill."""
+    batch_size: int = 128
+    """Images in a minibatch of L, and of E."""
+    width: int = 64
+    """Filters of the network's first layer; the others are in proportion."""
+    eval_epochs: int = 1
     """Epochs between two evaluations."""
-    checkpoint_epochs: int
+    checkpoint_epochs: int = 5
     """Epochs between two checkpoints."""
+    search_steps: int = 200
+    """Steps of a trial of κ."""
 
 
 class Run(NamedTuple):
     """One method on one seed."""
 
     program: Program
-    rates: Rates
+    schedule: np.ndarray
+    """float32 [T]: learning rates of a fixed schedule, or η_0 throughout."""
+    step_size: float
+    """β, κ or γ of an online method; traced, as `schedule` is, so that neither compiles anew."""
     runaway: float
     """Learning rate above which the run counts as diverged."""
     seed: int
-    size: Size
+    size: Settings
+    """As `make_size` gives them: `steps_per_epoch` is not 0."""
 
 
 class History(NamedTuple):
@@ -109,7 +124,7 @@ def train_epoch(run: Run, source: Source, state: State, history: History, epoch:
     records = []
     for i, pair in enumerate(zip(*minibatches, strict=True)):
         step = epoch * num_steps + i
-        numbers = run.rates.schedule[step], np.float32(run.rates.step_size)
+        numbers = run.schedule[step], np.float32(run.step_size)
         state, record = training.train_step(
             run.program, state, source[:4], pair, np.uint32(run.seed), np.int32(step), *numbers
         )
@@ -144,7 +159,7 @@ def search_step_size(run: Run, data: Data, num_steps: int) -> float:
         lambda *drawn: jnp.asarray(np.concatenate(drawn)[:num_steps]), *epochs
     )
     seed, runaway = np.uint32(run.seed), run.runaway * TRIAL_RUNAWAY / RUNAWAY
-    rate = jnp.asarray(run.rates.schedule[0])  # η_0, all that an online method reads of it
+    rate = jnp.asarray(run.schedule[0])  # η_0, all that an online method reads of it
 
     def first_steps(step_size: jax.Array) -> jax.Array:
         def step(carry: tuple[State, jax.Array], of_step: Any) -> Any:
@@ -166,7 +181,7 @@ def search_step_size(run: Run, data: Data, num_steps: int) -> float:
         numbers = jnp.arange(num_steps, dtype=jnp.int32)
         return jax.lax.scan(step, (state, jnp.asarray(False)), (numbers, minibatches))[1]
 
-    candidates = [run.rates.step_size / 10**k for k in range(_NUM_CANDIDATES)]
+    candidates = [run.step_size / 10**k for k in range(_NUM_CANDIDATES)]
     at_once = 1 if jax.default_backend() == "cpu" else _CANDIDATES_AT_ONCE
     try:
         return hyperlr.find_step_size(first_steps, candidates, batch_size=at_once).value
@@ -190,7 +205,7 @@ def ends_exploded(history: History) -> bool:
     return bool(history.curves["val_loss"][-1] > 2 * history.records["train_loss"][0])
 
 
-def empty_history(size: Size) -> History:
+def empty_history(size: Settings) -> History:
     """Returns a history of a run that has not begun."""
     num_steps = size.num_epochs * size.steps_per_epoch
     num_evaluations = -(-size.num_epochs // size.eval_epochs)
@@ -202,7 +217,7 @@ def empty_history(size: Size) -> History:
 
 
 def _start(run: Run) -> State:
-    rates = run.rates.schedule[0], np.float32(run.rates.step_size)
+    rates = run.schedule[0], np.float32(run.step_size)
     return training.init(run.program, np.uint32(run.seed), *rates)
 
 

@@ -1,4 +1,4 @@
-"""One run of Section 6: a step of training, the evaluation, and the loop over epochs.
+"""One run of Section 6: what becomes of its images, a step of training, and the evaluation.
 
 All that is random is a function of the seed and of the step, so that a run that is taken up from a
 checkpoint is the run that was left.
@@ -15,8 +15,7 @@ import numpy as np
 import optax
 
 import hyperlr
-from hyperlr.experiments.cifar import inputs as images_to_inputs
-from hyperlr.experiments.data import Data, batches, split_indices
+from hyperlr.experiments.data import Data, as_inputs, batches, split_indices
 from hyperlr.experiments.data.cifar import SHAPE, channel_statistics
 from hyperlr.experiments.networks import mlp
 
@@ -24,6 +23,7 @@ WEIGHT_DECAY = 5e-4
 """Of L; E has none."""
 
 _EVALUATION_BATCH = 500
+_PADDING = 4
 
 
 class Program(NamedTuple):
@@ -62,15 +62,6 @@ class Source(NamedTuple):
     """int32 [num_val]."""
 
 
-class Rates(NamedTuple):
-    """The numbers of a method; traced, so that none of them compiles anything anew."""
-
-    schedule: np.ndarray
-    """float32 [T]: learning rates of a fixed schedule, or η_0 throughout."""
-    step_size: float
-    """β, κ or γ of an online method."""
-
-
 def make_source(data: Data, seed: int) -> Source:
     """Draws a seed's split, and measures the colours of its training images."""
     train_indices, val_indices = split_indices(data, seed, val_first=True)
@@ -93,6 +84,31 @@ def epoch_minibatches(
     """Draws the minibatches of an epoch, to train and to validate on: int32 [num_steps, batch]."""
     rng, split = np.random.default_rng([seed, 1, epoch]), (source.train_indices, source.val_indices)
     return batches.of_both(rng, *split, num_steps, batch_size)
+
+
+def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Crops images at random out of a black frame 4 pixels wide, and flips half of them.
+
+    Both are uint8 [n, rows, columns, 3].
+    """
+    key_crop, key_flip = jax.random.split(key)
+    num_images, *shape = images.shape
+    frame = ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0))
+    corners = jax.random.randint(key_crop, (num_images, 2), 0, 2 * _PADDING + 1)
+    cropped = jax.vmap(
+        lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), shape)
+    )(jnp.pad(images, frame), corners)
+    flips = jax.random.bernoulli(key_flip, 0.5, (num_images, 1, 1, 1))
+    return jnp.where(flips, cropped[:, :, ::-1, :], cropped)
+
+
+def normalize(images: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """Returns float32 images [n, rows, columns, 3] with each colour's mean 0 and deviation 1.
+
+    The images are uint8; mean and deviation float32 [3], of the pixels over 255.
+    """
+    scaled = as_inputs(images)
+    return (scaled - mean[None, None, None, :]) / deviation[None, None, None, :]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -126,10 +142,8 @@ def train_step(
     train_indices, val_indices = minibatches
     # Not the key of the weights, which a run of as many steps as seeds would come upon.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
-    inputs = images_to_inputs.normalize(
-        images_to_inputs.augment(key, images[train_indices]), mean, deviation
-    )
-    val_inputs = images_to_inputs.normalize(images[val_indices], mean, deviation)
+    inputs = normalize(augment(key, images[train_indices]), mean, deviation)
+    val_inputs = normalize(images[val_indices], mean, deviation)
 
     def cross_entropy(params: Any, inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         logits, changed = program.network.apply(
@@ -186,7 +200,7 @@ def _sums(
     program: Program, params: Any, batch_stats: Any, arrays: Any, indices: Any, counts: Any
 ) -> jax.Array:
     images, labels, mean, deviation = arrays
-    inputs = images_to_inputs.normalize(images[indices], mean, deviation)
+    inputs = normalize(images[indices], mean, deviation)
     variables = {"params": params, "batch_stats": batch_stats}
     logits: Any = program.network.apply(variables, inputs, train=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[indices])

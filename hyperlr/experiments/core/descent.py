@@ -1,7 +1,8 @@
-"""Descents in the plane, one for each of several numbers, by one compiled program."""
+"""Descents in the plane, in float64: one for each of several numbers, by one compiled program."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,7 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hyperlr.experiments.core.precision import float64
+
+@contextlib.contextmanager
+def float64() -> Iterator[None]:
+    """A block in which JAX computes in float64; the global flag is as before after it.
+
+    The flag itself is set: the context manager of JAX that does this has moved between the versions
+    that are supported.
+    """
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def descend(

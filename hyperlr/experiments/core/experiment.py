@@ -5,16 +5,16 @@ An experiment says in `parts` which pieces of work it consists of. What they com
 runner's.
 """
 
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from hyperlr.experiments.core.arrays import Kind, unpack
-
+Kind = TypeVar("Kind")
 Arrays = Mapping[str, Any]
 """NumPy arrays and numbers by name: what a part comes to."""
 
@@ -44,7 +44,7 @@ class Part(NamedTuple):
     settings: Mapping[str, Any]
     """All that determines the part, besides the data and what it needs."""
     compute: Callable[[Work], Any]
-    """Returns a dict of arrays, or a NamedTuple that `core.arrays.pack` makes one of."""
+    """Returns a dict of arrays, or a NamedTuple that `pack` makes one of."""
     needs: Mapping[str, Sequence[str]] = {}
     """Name of a part before this one → those of its arrays that this one reads."""
 
@@ -103,3 +103,35 @@ class Experiment(NamedTuple):
     unit_seconds: Callable[[Any, Any], float] | None = None
     """`unit_seconds(settings, data)`: what a cost of 1 takes on this machine, about; None: not
     known before the work has begun."""
+
+
+def pack(value: Any) -> dict[str, Any]:
+    """Returns a NamedTuple as one flat dict, `field` or `field/entry` → array or number.
+
+    Args:
+      value: its fields are arrays, numbers, dicts of them, or such NamedTuples. A dict is returned
+        as it is.
+    """
+    fields = value._asdict() if hasattr(value, "_asdict") else value
+    flat: dict[str, Any] = {}
+    for name, entry in fields.items():
+        if hasattr(entry, "_asdict") or isinstance(entry, Mapping):
+            flat |= {f"{name}/{key}": x for key, x in pack(entry).items()}
+        else:
+            flat[name] = entry
+    return flat
+
+
+def unpack(kind: type[Kind], arrays: Mapping[str, Any]) -> Kind:
+    """Returns the NamedTuple that `pack` made a dict of; it may hold other arrays, too."""
+    fields = {}
+    for name, of_type in typing.get_type_hints(kind).items():
+        prefix = f"{name}/"
+        below = {key.removeprefix(prefix): x for key, x in arrays.items() if key.startswith(prefix)}
+        if hasattr(of_type, "_fields"):
+            fields[name] = unpack(of_type, below)
+        elif typing.get_origin(of_type) is dict:
+            fields[name] = below
+        else:
+            fields[name] = np.asarray(arrays[name])[()]  # a number is an array without axes
+    return kind(**fields)

@@ -14,22 +14,26 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from hyperlr.experiments.core import page, progress, store
-from hyperlr.experiments.core.arrays import pack
+from hyperlr.experiments.core import progress, store, tables
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
+from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work, pack
 from hyperlr.experiments.core.log import Log
-from hyperlr.experiments.core.tables import seeds
 
 
 def settings_of(experiment: Experiment, preset: str, changes: Mapping[str, Any]) -> Any:
-    """Returns the settings of a preset, with the changes that are not None in place of its own.
+    """Returns the settings of a preset, with changes in place of its own.
+
+    A change is what an option gives: None, or a list that is empty, where it is left out.
 
     Raises:
       InputError: seeds are given to an experiment that has none.
     """
     settings = experiment.presets[preset]
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in changes.items()
+        if value not in (None, [])
+    }
     if "num_seeds" in given and "num_seeds" not in settings._fields:
         raise InputError(
             f"--seeds: {experiment.name} draws nothing that another seed would change; leave it out"
@@ -83,10 +87,10 @@ def run(
     }
     summary = summary._replace(config=config)
     _write(experiment, results, summary, out)
-    tables = experiment.table(summary)
+    shown = experiment.table(summary)
     if preset == "smoke":
-        tables[-1].caption = page.TOO_SHORT
-    for table in tables:
+        shown[-1].caption = tables.TOO_SHORT
+    for table in shown:
         console.print(table)
     console.print(f"Results in {out}", soft_wrap=True)
 
@@ -115,30 +119,28 @@ def complete(
         "versions": store.versions(),
     }
     arrays: dict[str, Arrays] = {}
-    missing, unknown = [], []
+    missing = []
     for part in parts:
         known = all(name in arrays for name in part.needs)
         found = store.load_part(_path(folder, part, common, arrays)) if known else None
-        if found is not None:
+        if found is None:
+            missing.append((part, known))
+        else:
             arrays[part.name] = found
-            continue
-        missing.append(part)
-        if not known:
-            unknown.append(part.name)
     if not missing:
         return arrays
-    total = sum(part.cost for part in missing)
+    total = sum(part.cost for part, _ in missing)
     unit = experiment.unit_seconds(settings, data) if experiment.unit_seconds else None
     seconds = None if unit is None else unit * total
     _announce(folder, len(parts), len(missing), seconds, console)
     log = Log(out, tensorboard)
     with progress.bar(console, seconds) as bar:
         task = bar.add_task("", total=total)
-        for part in missing:
+        for part, known in missing:
             bar.update(task, description=part.label)
             path = _path(folder, part, common, arrays)
             # What it needs may be made anew, and have come to what it was before.
-            found = store.load_part(path) if part.name in unknown else None
+            found = None if known else store.load_part(path)
             done = 0.0
 
             def advance(share: float, cost: float = part.cost) -> None:
@@ -223,13 +225,13 @@ def _write(experiment: Experiment, results: Results, summary: Any, out: Path) ->
     for each in shown:
         with store.atomic_file(out / f"{each.name}.png") as file:
             each.figure.savefig(file, format="png", dpi=150)
-    notes = [page.TOO_SHORT] if summary.config["preset"] == "smoke" else []
+    notes = [tables.TOO_SHORT] if summary.config["preset"] == "smoke" else []
     if "num_seeds" in results.settings._fields and "num_test" in summary.config:
         num_seeds, num_test = results.settings.num_seeds, summary.config["num_test"]
-        worth = page.worth_of_seeds(num_seeds, num_test)
-        notes.append(f"Data: {results.data.source}; {seeds(num_seeds)}. {worth}")
+        worth = tables.worth_of_seeds(num_seeds, num_test)
+        notes.append(f"Data: {results.data.source}; {tables.seeds(num_seeds)}. {worth}")
     with store.atomic_file(out / "README.md") as file:
-        file.write(page.page(experiment.title, shown, notes).encode())
+        file.write(tables.page(experiment.title, shown, notes).encode())
 
 
 def _of_data(data: Any) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from hyperlr.experiments.core.errors import InputError
 
 PARTS = "parts"
 """The folder of the parts, in that of the results."""
-_CHECKPOINTS = ".checkpoints"
 _DIGEST = "digest"
 
 _DAMAGES = (
@@ -124,7 +123,7 @@ def save_part(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def checkpoints_of(path: Path) -> Path:
     """Returns the folder of the checkpoints on the way to the part of this path."""
-    return path.with_suffix(_CHECKPOINTS)
+    return path.with_suffix(".checkpoints")
 
 
 class Checkpoints(NamedTuple):

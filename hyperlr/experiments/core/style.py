@@ -37,6 +37,11 @@ def percent(*axes: Axis) -> None:
         axis.set_major_formatter(PercentFormatter(1.0))
 
 
+def drawn(each: Any) -> dict[str, Any]:
+    """Returns how the lines of a method or an optimizer, in its `color`, are drawn."""
+    return {"color": each.color, "label": each.label}
+
+
 def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
     """Puts the legend of some axes below the figure."""
     handles, labels = axes.get_legend_handles_labels()

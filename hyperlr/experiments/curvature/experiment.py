@@ -9,21 +9,10 @@ from rich.table import Table
 
 from hyperlr.experiments import data as datasets
 from hyperlr.experiments.core import tables
+from hyperlr.experiments.core.descent import float64
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary
-from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.curvature import figures, measurements
-from hyperlr.experiments.curvature.measurements import (
-    FACTORS,
-    SURFACES,
-    Descent,
-    OneStep,
-    Settings,
-    Sharpness,
-    Study,
-    descent_on_quadratic,
-    descent_with_bound,
-    one_step,
-)
+from hyperlr.experiments.curvature.measurements import FACTORS, SURFACES, Descent, Settings
 from hyperlr.experiments.data import Data
 
 
@@ -44,20 +33,20 @@ def parts(settings: Settings, data: Data) -> Iterator[Part]:
         return measure(*measurements.network(data, settings), *args, **kw)
 
     for name in SURFACES:
-        yield part(f"one_step-{name}", 1, {}, on, name, one_step)
-    yield part("one_step-network", 2, network, on_network, one_step)
+        yield part(f"one_step-{name}", 1, {}, on, name, measurements.one_step)
+    yield part("one_step-network", 2, network, on_network, measurements.one_step)
     for factor in FACTORS:
         yield part(
             f"quadratic-{factor:g}", 1, quadratic_steps,
-            descent_on_quadratic, factor, settings.quadratic_steps,
+            measurements.descent_on_quadratic, factor, settings.quadratic_steps,
         )  # fmt: skip
     yield part(
         "bound-beale", 8, quadratic_steps,
-        on, "beale", descent_with_bound, settings.quadratic_steps, lipschitz_every=1,
+        on, "beale", measurements.descent_with_bound, settings.quadratic_steps, lipschitz_every=1,
     )  # fmt: skip
     yield part(
         "bound-network", 32, network | network_steps,
-        on_network, descent_with_bound, settings.network_steps, lipschitz_every=10,
+        on_network, measurements.descent_with_bound, settings.network_steps, lipschitz_every=10,
     )  # fmt: skip
     follow = functools.partial(measurements.follow_marthe, data, settings)
     yield Part("sharpness", "sharpness", 55, network | followed, follow)
@@ -70,12 +59,13 @@ def on(name: str, measure: Callable[..., Any], *arguments: Any, **options: Any) 
         return measure(loss, jnp.asarray(start), *arguments, **options)
 
 
-def study_of(results: Results) -> Study:
+def study_of(results: Results) -> measurements.Study:
     """Puts together what came of the parts."""
     on_quadratic = {factor: results.read(f"quadratic-{factor:g}", Descent) for factor in FACTORS}
-    return Study(
+    return measurements.Study(
         one_step={
-            name: results.read(f"one_step-{name}", OneStep) for name in (*SURFACES, "network")
+            name: results.read(f"one_step-{name}", measurements.OneStep)
+            for name in (*SURFACES, "network")
         },
         on_quadratic=on_quadratic,
         bounded={
@@ -83,7 +73,7 @@ def study_of(results: Results) -> Study:
             "beale": results.read("bound-beale", Descent),
             "network": results.read("bound-network", Descent),
         },
-        sharpness=results.read("sharpness", Sharpness),
+        sharpness=results.read("sharpness", measurements.Sharpness),
     )
 
 

@@ -11,14 +11,8 @@ from hyperlr import curvature
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
 from hyperlr.experiments.core.style import BLUE, DARK, GREEN, RED
-from hyperlr.experiments.curvature.measurements import (
-    LABEL,
-    NUM_DIGITS,
-    Descent,
-    OneStep,
-    Sharpness,
-    Study,
-)
+from hyperlr.experiments.curvature import measurements
+from hyperlr.experiments.curvature.measurements import LABEL, Descent, OneStep, Sharpness, Study
 
 TITLES = {"quadratic": "Quadratic", "beale": "Beale", "network": "Network on digits"}
 
@@ -42,7 +36,7 @@ def figures(study: Study, source: str) -> list[Shown]:
             The loss after one step −ε g, to second order f − ε gᵀg + ½ ε² gᵀHg, is back where it
             was at ε = 2 gᵀg / gᵀHg, and lowest at half of that. On the quadratic this is exact. At
             the bound the loss is {loss_at_bound["beale"]:.2f} of what it was on Beale, and
-            {loss_at_bound["network"]:.2f} with the network, on {NUM_DIGITS} digits
+            {loss_at_bound["network"]:.2f} with the network, on {measurements.NUM_DIGITS} digits
             ({source}): there the terms of higher order have their say, and the bound is of the
             right size but no guarantee.
             """,

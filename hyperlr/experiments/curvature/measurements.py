@@ -11,8 +11,8 @@ import optax
 
 from hyperlr import curvature
 from hyperlr.experiments import training
+from hyperlr.experiments.core.descent import float64
 from hyperlr.experiments.core.experiment import Work
-from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.data import Data
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
 from hyperlr.experiments.networks import mlp

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperlr.experiments.core.errors import InputError
+from hyperlr.experiments.data.batches import Data
 from hyperlr.experiments.data.directory import VARIABLE, data_directory, read_bytes
-from hyperlr.experiments.data.images import Data
 
 SHAPE = (32, 32, 3)
 _NUM_PIXELS = 3 * 32 * 32
@@ -68,21 +68,14 @@ def load(form: Format, data_dir: Path | None) -> Data:
         missing = form.test_file if train else form.train_files[0]
         raise InputError(f"{origin}: {folder / missing} is missing; put it beside the others")
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    test_images, test_labels = read(folder / form.test_file, form)
+    test = read(folder / form.test_file, form)
     if len(images) < 2:
         raise InputError(f"{folder}: one training image cannot be split; name a larger data set")
     # The paper does not say how many it held out; a tenth is 5,000 of the 50,000.
     num_val = max(1, len(images) // 10)
-    return Data(
-        source=f"{form.name}: {len(images):,} images in {folder}",
-        images=images,
-        labels=labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        num_classes=form.num_classes,
-        num_train=len(images) - num_val,
-        num_val=num_val,
-    )
+    source = f"{form.name}: {len(images):,} images in {folder}"
+    sizes = len(images) - num_val, num_val
+    return Data(source, images, labels, *test, form.num_classes, *sizes)
 
 
 def read(path: Path, form: Format) -> tuple[np.ndarray, np.ndarray]:

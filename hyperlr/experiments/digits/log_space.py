@@ -1,19 +1,10 @@
 """The rule that moves a whole schedule fast: Adam on log η, with smoothed, normalized gradients."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-
-
-class LogSpaceState(NamedTuple):
-    """State of `log_space`."""
-
-    inner: optax.OptState
-    """State of the transformation of log η."""
-
 
 _LARGEST_STEP = 0.5
 
@@ -58,17 +49,17 @@ def smoothed_log_adam(
 def log_space(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Applies a transformation to log η: η ← η exp(u), u its update for the gradient η ∂f/∂η."""
 
-    def init_fn(params: optax.Params) -> LogSpaceState:
-        return LogSpaceState(inner.init(jax.tree.map(jnp.log, params)))
+    def init_fn(params: optax.Params) -> optax.OptState:
+        return inner.init(jax.tree.map(jnp.log, params))
 
     def update_fn(
-        updates: optax.Updates, state: LogSpaceState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, LogSpaceState]:
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         assert params is not None
         in_log = jax.tree.map(jnp.multiply, updates, params)
-        steps, inner_state = inner.update(in_log, state.inner, jax.tree.map(jnp.log, params))
+        steps, state = inner.update(in_log, state, jax.tree.map(jnp.log, params))
         factors = jax.tree.map(lambda value, step: value * jnp.expm1(step), params, steps)
-        return factors, LogSpaceState(inner_state)
+        return factors, state
 
     return optax.GradientTransformation(init_fn, update_fn)
 

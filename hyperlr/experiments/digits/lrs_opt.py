@@ -98,7 +98,11 @@ def optimize(
         restored = checkpoints.restore(run)
         if restored is not None:
             done, run = restored
-            run = run._replace(objectives=np.array(run.objectives), curve=np.array(run.curve))
+            run = run._replace(  # to be written to
+                objectives=np.array(run.objectives),
+                curve=np.array(run.curve),
+                seconds=np.array(run.seconds),
+            )
             work.advance(done / num_iterations)
         first = ends.index(done) + (restored is not None)
         for index, end in enumerate(ends[first:], start=first):
@@ -106,13 +110,12 @@ def optimize(
                 begun = time.perf_counter()
                 state, record = jax.block_until_ready(step(run.state))
                 run.objectives[iteration] = record.value
-                seconds = run.step_seconds + np.float32(time.perf_counter() - begun)
-                run = run._replace(state=state, step_seconds=seconds)
+                run.seconds[0] += time.perf_counter() - begun
+                run = run._replace(state=state)
                 work.advance(1 / num_iterations)
             done, begun = end, time.perf_counter()
             run = _evaluated(run, index, done, follow(data, lanes, run.state.schedule))
-            seconds = run.evaluation_seconds + np.float32(time.perf_counter() - begun)
-            run = run._replace(evaluation_seconds=seconds)
+            run.seconds[1] += time.perf_counter() - begun
             if end < num_iterations:
                 checkpoints.save(end, run)
     return Optimized(
@@ -121,7 +124,7 @@ def optimize(
         curve=Curve(*run.curve.T),
         objectives=run.objectives,
         num_skipped=int(run.state.num_skipped),
-        seconds=float(run.step_seconds + run.evaluation_seconds),
+        seconds=float(run.seconds.sum()),
     )
 
 
@@ -146,8 +149,8 @@ class _Run(NamedTuple):
     best_schedule: jax.Array
     best_loss: Any
     """Its validation loss; infinite before the first evaluation."""
-    step_seconds: Any
-    evaluation_seconds: Any
+    seconds: np.ndarray
+    """float32 [2], wall time of the iterations, and of the evaluations."""
 
 
 def _start(
@@ -160,8 +163,7 @@ def _start(
         curve=np.full((num_points, len(Curve._fields)), np.nan, np.float32),
         best_schedule=schedule,
         best_loss=np.float32(np.inf),
-        step_seconds=np.float32(0.0),
-        evaluation_seconds=np.float32(0.0),
+        seconds=np.zeros(2, np.float32),
     )
 
 
@@ -203,7 +205,7 @@ def _evaluated(run: _Run, index: int, done: int, trained: training.Trained) -> _
     """Writes a point of the curve, and keeps the schedule if none before was as good."""
     loss = trained.val_loss[0, -1]
     accuracies = trained.val_accuracy[0, -1], loss, trained.test_accuracy[0]
-    run.curve[index] = (done, run.step_seconds, *accuracies)
+    run.curve[index] = (done, run.seconds[0], *accuracies)
     if loss < run.best_loss:
         run = run._replace(best_schedule=jnp.asarray(run.state.schedule), best_loss=loss)
     return run

@@ -18,16 +18,15 @@ _conv = functools.partial(
 )
 
 
-class Vgg11(nn.Module):
-    """VGG-11 with batch normalization and one linear layer; 9,231,114 parameters for 10 classes.
-
-    Attributes:
-      num_classes: outputs.
-      width: filters of the first layer, 64 in the paper; the others are in proportion.
-    """
-
+class _Network(nn.Module):
     num_classes: int
+    """Outputs."""
     width: int = 64
+    """Filters of the first layer, 64 in the paper; the others are in proportion."""
+
+
+class Vgg11(_Network):
+    """VGG-11 with batch normalization and one linear layer; 9,231,114 parameters for 10 classes."""
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -42,16 +41,8 @@ class Vgg11(nn.Module):
         return nn.Dense(self.num_classes)(hidden.reshape(len(hidden), -1))
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 with a 3 × 3 stem and no max-pooling; 11,220,132 parameters for 100 classes.
-
-    Attributes:
-      num_classes: outputs.
-      width: filters of the first stage, 64 in the paper; the others are in proportion.
-    """
-
-    num_classes: int
-    width: int = 64
+class ResNet18(_Network):
+    """ResNet-18 with a 3 × 3 stem and no max-pooling; 11,220,132 parameters for 100 classes."""
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:

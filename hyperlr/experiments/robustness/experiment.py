@@ -1,8 +1,4 @@
-"""How much the starting point matters: online methods from learning rates far too small or large.
-
-The inner optimizers are plain gradient descent, momentum and Adam; each method has one and the same
-setting for all of them.
-"""
+"""How much the start matters: online methods from learning rates far too small or too large."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -18,7 +14,8 @@ from hyperlr.experiments.methods import INNER, METHODS, Method, maker, marthe_fi
 from hyperlr.experiments.robustness import figures, summary
 from hyperlr.experiments.robustness.summary import BASELINES, Cell, Outcomes
 
-# The β, κ and γ that are best for SGD from η_0 = 0.01 on a larger network; auto has none.
+# The β, κ and γ that are best for SGD from η_0 = 0.01 on a larger network, and the same for
+# all inner optimizers; auto has none.
 NUMBERS = {"auto": 0.0, "hd": 1e-4, "marthe": 1e-8, "marthe_scale_free": 0.2}
 
 GRID = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-4, 3.0, 20))
@@ -97,7 +94,6 @@ def outcomes(results: Results) -> Outcomes:
     return Outcomes(
         settings,
         data,
-        labels={key: INNER[key][0] for key in settings.inner},
         methods={
             key: {name: cell(f"{key}-{name}") for name in (*NUMBERS, *BASELINES)}
             for key in settings.inner

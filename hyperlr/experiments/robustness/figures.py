@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from hyperlr.experiments.core import style
 from hyperlr.experiments.core.experiment import Shown
-from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.methods import INNER, METHODS
 from hyperlr.experiments.robustness.summary import BASELINES, Cell, Outcomes
 
 # Between these the methods that work differ; all below has the darkest colour.
@@ -44,8 +44,8 @@ def figures(outcomes: Outcomes) -> list[Shown]:
             "Sensitivity to μ and η₀",
             sensitivity(outcomes),
             f"""
-            MARTHE with fixed μ and β, with {_inner(outcomes)} inside: Figure 9 of the paper (Donini
-            et al., 2020), on digits.
+            MARTHE with fixed μ and β, with {INNER[outcomes.settings.sensitive_inner][0]} inside:
+            Figure 9 of the paper (Donini et al., 2020), on digits.
             """,
         ),
     ]
@@ -60,7 +60,7 @@ def starting_points(outcomes: Outcomes) -> Figure:
     alone, lost_alone = _means([outcomes.auto_alone[inner] for inner, _ in by_inner])
     _draw_cells(panels[0], np.hstack([alone, values]), np.hstack([lost_alone, lost]))
     columns = ["found", *(f"{start:g}" for start in settings.starts)]
-    _label(panels[0], columns, list(outcomes.labels.values()))
+    _label(panels[0], columns, [INNER[inner][0] for inner, _ in by_inner])
     panels[0].set_title("auto", fontsize="medium")
     others = [name for name in next(iter(outcomes.methods.values())) if name not in BASELINES]
     others.remove("auto")
@@ -70,7 +70,7 @@ def starting_points(outcomes: Outcomes) -> Figure:
         labels = [METHODS[name].label if axes is panels[1] else "" for name in others]
         _label(axes, columns[1:], labels)
         best = [f"best {name} {_best(by_method[name], settings.grid)}" for name in BASELINES]
-        axes.set_title("\n".join([outcomes.labels[inner], *best]), fontsize="medium")
+        axes.set_title("\n".join([INNER[inner][0], *best]), fontsize="medium")
     for axes in panels:
         axes.set_xlabel("η₀")
     _color_bar(figure, panels)
@@ -89,14 +89,10 @@ def sensitivity(outcomes: Outcomes) -> Figure:
         _label(axes, [f"{start:g}" for start in starts], [f"{mu:g}" for mu in discounts])
         axes.set(xlabel="η₀", ylabel="μ", title=f"β = {beta:g}")
     _color_bar(figure, panels)
-    what = f"MARTHE with μ and β fixed, {_inner(outcomes)}"
+    inner = INNER[outcomes.settings.sensitive_inner][0]
+    what = f"MARTHE with μ and β fixed, {inner}"
     figure.suptitle(f"Test accuracy of {what}, {outcomes.data.source}")
     return figure
-
-
-def _inner(outcomes: Outcomes) -> str:
-    inner = outcomes.settings.sensitive_inner
-    return outcomes.labels.get(inner, inner)
 
 
 def _means(rows: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +100,9 @@ def _means(rows: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
 
     Both are [rows, points]; a mean of none is NaN.
     """
-    kept = np.stack([~row.diverged for row in rows])
-    total = np.stack([np.where(row.diverged, 0.0, row.test_accuracy) for row in rows]).sum(axis=2)
-    counts = kept.sum(axis=2)
-    means = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
-    return means, 1.0 - kept.mean(axis=2)
+    lost = np.stack([row.diverged for row in rows])
+    kept = np.ma.array(np.stack([row.test_accuracy for row in rows]), mask=lost)
+    return kept.mean(axis=2).filled(np.nan), lost.mean(axis=2)
 
 
 def _draw_cells(axes: Axes, values: np.ndarray, lost: np.ndarray) -> None:

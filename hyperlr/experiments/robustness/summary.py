@@ -9,7 +9,7 @@ from rich.table import Table
 from hyperlr.experiments.core import tables
 from hyperlr.experiments.core.experiment import Summary
 from hyperlr.experiments.data import Data
-from hyperlr.experiments.methods import METHODS
+from hyperlr.experiments.methods import INNER, METHODS
 
 BASELINES = ("constant", "cosine")
 """Schedules whose rate is the best of a grid, on validation data."""
@@ -38,8 +38,6 @@ class Outcomes(NamedTuple):
 
     settings: Any
     data: Data
-    labels: Mapping[str, str]
-    """Inner optimizer → its name."""
     methods: Mapping[str, Mapping[str, Cell]]
     """Inner optimizer → method or baseline → over the starts, or over the grid."""
     auto_alone: Mapping[str, Cell]
@@ -72,7 +70,7 @@ def summarize(outcomes: Outcomes) -> Summary:
             },
         }
     }
-    return Summary(methods, {}, {"labels": outcomes.labels})
+    return Summary(methods, {}, {"labels": {key: INNER[key][0] for key in outcomes.methods}})
 
 
 def table(summary: Summary) -> list[Table]:

@@ -11,13 +11,11 @@ import optax
 from rich.table import Table
 
 import hyperlr
-from hyperlr.experiments.core import tables
-from hyperlr.experiments.core.descent import descend as descend_with
+from hyperlr.experiments.core import descent, tables
 from hyperlr.experiments.core.experiment import Experiment, Part, Results, Summary, Work
-from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.methods import METHODS, decades, maker
 from hyperlr.experiments.surfaces import figures, functions
-from hyperlr.experiments.surfaces.problem import Descents, Problem
+from hyperlr.experiments.surfaces.functions import Descents, Problem
 
 SHOWN_METHODS = ("hd", "rtho", "marthe_mu")
 
@@ -38,8 +36,6 @@ PROBLEMS = {
     "beale": Problem(
         title="Beale",
         surface=functions.beale,
-        start=(1.0, 1.0),
-        learning_rate=0.0,
         minimum=0.0,
         betas=decades(-8, -3, 2, 5),
         shown_beta=1e-5,
@@ -48,8 +44,6 @@ PROBLEMS = {
     "bukin": Problem(
         title=f"Bukin N. 6, ε = {_EPSILON:g}",
         surface=functools.partial(functions.smoothed_bukin, epsilon=_EPSILON),
-        start=(1.0, 1.0),
-        learning_rate=0.0,
         minimum=functions.smoothed_bukin_minimum(_EPSILON),
         betas=decades(-5, -2, 2, 5),
         shown_beta=5e-4,
@@ -60,7 +54,7 @@ PROBLEMS = {
 
 def descend(method: str, problem: Problem, betas: Any, num_steps: int = 500) -> Descents:
     """Descends a surface with one of SHOWN_METHODS and R values of β, in float64."""
-    points, (learning_rates, discounts) = descend_with(
+    points, (learning_rates, discounts) = descent.descend(
         maker(method, optax.sgd, problem.learning_rate, num_steps),
         _gradient_of(problem.surface),
         _record,
@@ -68,7 +62,7 @@ def descend(method: str, problem: Problem, betas: Any, num_steps: int = 500) -> 
         betas,
         np.zeros(num_steps),
     )
-    with float64():
+    with descent.float64():
         values = np.asarray(jax.vmap(jax.vmap(problem.surface))(jnp.asarray(points)))
     return Descents(points, values, learning_rates, discounts)
 
@@ -79,7 +73,6 @@ def _gradient_of(surface: Callable[[jax.Array], jax.Array]) -> Callable[..., Any
 
 
 def _record(number: jax.Array, before: Any, after: Any, item: Any) -> tuple[jax.Array, jax.Array]:
-    del number, before, item
     recorded = hyperlr.metrics(after)
     return recorded["learning_rate"], recorded["discount"]
 

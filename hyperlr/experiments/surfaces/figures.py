@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hyperlr.experiments.core import style
+from hyperlr.experiments.core.descent import float64
 from hyperlr.experiments.core.experiment import Shown
-from hyperlr.experiments.core.precision import float64
 from hyperlr.experiments.methods import METHODS
-from hyperlr.experiments.surfaces.problem import Descents, Problem
+from hyperlr.experiments.surfaces.functions import Descents, Problem
 
 # RTHO and MARTHE often coincide: RTHO's dashes lie on MARTHE's wider line.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -61,7 +61,10 @@ def surfaces_and_schedules(
 def _draw_row(axes: np.ndarray, problem: Problem, by_method: ByMethod) -> None:
     plane, gaps, rates, best = axes
     shown, given = problem.betas.index(problem.shown_beta), f"(β = {problem.shown_beta:g})"
-    xs, ys, heights = _on_a_grid(problem)
+    xs, ys = (np.linspace(*limits, 300) for limits in problem.window)
+    with float64():
+        values = jax.vmap(jax.vmap(problem.surface))(jnp.asarray(style.points_of(xs, ys)))
+    heights = style.visible(np.asarray(values) - problem.minimum)
     style.contours(plane, xs, ys, heights, max(heights.min(), 1e-4 * heights.max()))
     for method, descents in by_method.items():
         options, points = (
@@ -88,13 +91,3 @@ def _draw_row(axes: np.ndarray, problem: Problem, by_method: ByMethod) -> None:
     num_steps = next(iter(by_method.values())).learning_rates.shape[1]
     best.set(title=f"best L − min L in {num_steps} steps", xscale="log", yscale="log")
     best.set_xlabel("hyper-learning rate β (no point: diverged)")
-
-
-def _on_a_grid(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns x [n], y [n] over the window, and the gap [n, n] there, rows by y."""
-    (left, right), (bottom, top) = problem.window
-    xs, ys = np.linspace(left, right, 300), np.linspace(bottom, top, 300)
-    with float64():
-        points = jnp.asarray(style.points_of(xs, ys))
-        gaps = np.asarray(jax.vmap(jax.vmap(problem.surface))(points)) - problem.minimum
-    return xs, ys, style.visible(gaps)

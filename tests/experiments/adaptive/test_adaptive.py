@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from hyperlr.experiments.adaptive import descents as adaptive
+from hyperlr.experiments.adaptive.descents import OPTIMIZERS
 from hyperlr.experiments.adaptive.experiment import EXPERIMENT
-from hyperlr.experiments.adaptive.optimizers import OPTIMIZERS
 from hyperlr.experiments.core import runner
 
 ADAM_LIKE = ("adam", "adamax", "adam_max", "nadam")

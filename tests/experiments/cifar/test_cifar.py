@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hyperlr.experiments.cifar import experiment as cifar
-from hyperlr.experiments.cifar import inputs, runs, training
+from hyperlr.experiments.cifar import runs, training
 from hyperlr.experiments.cifar.methods import NUMBERS
 from hyperlr.experiments.cli import app
 from hyperlr.experiments.core import runner
@@ -44,7 +44,7 @@ def make_run(images, name="marthe", **settings):
 
 
 def first_steps(images, val_shift):
-    run = make_run(images)._replace(rates=training.Rates(np.full(12, 0.1, np.float32), 1e-3))
+    run = make_run(images)._replace(schedule=np.full(12, 0.1, np.float32), step_size=1e-3)
     source = training.make_source(images, run.seed)
     source = source._replace(val_indices=np.roll(source.val_indices, val_shift))
     state = runs._start(run)
@@ -82,8 +82,8 @@ def test_weight_decay_is_in_the_loss_and_not_in_the_objective(images, monkeypatc
     # SGD's first step is −0.1 ∇L: L at w_0 has the penalty,
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 1), 0)
     (train,), _ = training.epoch_minibatches(source, 0, 0, 1, 12)
-    shown = inputs.augment(key, source.images[train])
-    shown = inputs.normalize(shown, source.mean, source.deviation)
+    shown = training.augment(key, source.images[train])
+    shown = training.normalize(shown, source.mean, source.deviation)
     expected = jax.tree.map(
         lambda g, w: g + weight_decay * w,
         jax.grad(loss)(params[0], shown, source.labels[train]),
@@ -94,7 +94,9 @@ def test_weight_decay_is_in_the_loss_and_not_in_the_objective(images, monkeypatc
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found, expected
     )
     # and E at w_1 has none: Δη_1 = −⟨∇L(w_0), ∇E(w_1)⟩. The validation set is one minibatch here.
-    val_inputs = inputs.normalize(source.images[source.val_indices], source.mean, source.deviation)
+    val_inputs = training.normalize(
+        source.images[source.val_indices], source.mean, source.deviation
+    )
     val_grad = jax.grad(loss)(params[1], val_inputs, source.labels[source.val_indices])
     products = jax.tree.map(lambda g, e: -np.sum(g * e), found, val_grad)
     np.testing.assert_allclose(
@@ -103,7 +105,7 @@ def test_weight_decay_is_in_the_loss_and_not_in_the_objective(images, monkeypatc
 
 
 def test_a_run_that_is_taken_up_is_the_run_that_was_left(images, tmp_path):
-    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e-3))
+    run = make_run(images)._replace(step_size=1e-3)
     whole, lines = runs.train(run, images, Work()), []
 
     def stop_after(num_epochs):
@@ -130,13 +132,11 @@ def test_a_run_that_is_taken_up_is_the_run_that_was_left(images, tmp_path):
 
 @pytest.mark.parametrize("name", ["marthe", "marthe_zero"])
 def test_the_search_finds_the_largest_step_size_with_a_margin(name, images):
-    run = make_run(images, name)._replace(
-        rates=make_run(images, name).rates._replace(step_size=1e4)
-    )
+    run = make_run(images, name)._replace(step_size=1e4)
     found = runs.search_step_size(run, images, 6)
 
     def goes_well(step_size):
-        trial = run._replace(rates=run.rates._replace(step_size=step_size))
+        trial = run._replace(step_size=step_size)
         source = training.make_source(images, 0)
         state, history = runs._start(trial), runs.empty_history(run.size)
         for epoch in range(2):
@@ -150,7 +150,7 @@ def test_the_search_finds_the_largest_step_size_with_a_margin(name, images):
 
 
 def test_a_search_without_survivors_is_an_error(images):
-    run = make_run(images)._replace(rates=make_run(images).rates._replace(step_size=1e30))
+    run = make_run(images)._replace(step_size=1e30)
     with pytest.raises(InputError, match="look at the data: no candidate survived, down to 1e"):
         runs.search_step_size(run, images, 6)
 

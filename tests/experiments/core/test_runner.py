@@ -14,7 +14,7 @@ import pytest
 from problems import squares
 from rich.console import Console
 
-from hyperlr.experiments.core import page, runner, store
+from hyperlr.experiments.core import runner, store, tables
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.core.log import Log
 from hyperlr.experiments.core.progress import clock
@@ -45,12 +45,12 @@ def test_files_and_table(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "schedules.npz")["squares"], [0, 1, 4])
     assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
     readme = (tmp_path / "README.md").read_text()
-    for line in ("# Squares", "## A line", "![A line](line.png)", "It rises.", page.TOO_SHORT):
+    for line in ("# Squares", "## A line", "![A line](line.png)", "It rises.", tables.TOO_SHORT):
         assert line in readme
     assert "This will take about 3 min" in text  # a cost of 4 at 40 seconds
     assert "the sum: 5" in text
-    assert page.TOO_SHORT in " ".join(text.split())
-    assert page.TOO_SHORT not in run(tmp_path, preset="quick")
+    assert tables.TOO_SHORT in " ".join(text.split())
+    assert tables.TOO_SHORT not in run(tmp_path, preset="quick")
 
 
 def test_finished_parts_are_read_back(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from hyperlr.experiments.core import runner
-from hyperlr.experiments.core.precision import float64
+from hyperlr.experiments.core.descent import float64
 from hyperlr.experiments.curvature import measurements as curvature
 from hyperlr.experiments.curvature.experiment import EXPERIMENT, parts, study_of
 from hyperlr.experiments.data import Data

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems.cifar import records
 
-from hyperlr.experiments.cifar import inputs as cifar_inputs
+from hyperlr.experiments.cifar import training
 from hyperlr.experiments.core.errors import InputError
 from hyperlr.experiments.data import cifar, split_indices
 from hyperlr.experiments.data.cifar import CIFAR10, CIFAR100
@@ -71,14 +71,14 @@ def test_split_and_colours(cifar_dir):
     np.testing.assert_allclose(mean, (pictures / 255).mean((0, 1, 2)), rtol=1e-6)
     expected = (pictures / 255).std((0, 1, 2))
     np.testing.assert_allclose(deviation, [expected[0], expected[1], 1.0], rtol=1e-5)
-    normal = cifar_inputs.normalize(jnp.asarray(pictures), *map(jnp.asarray, (mean, deviation)))
+    normal = training.normalize(jnp.asarray(pictures), *map(jnp.asarray, (mean, deviation)))
     np.testing.assert_allclose(normal.mean((0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(normal.std((0, 1, 2)), [1.0, 1.0, 0.0], atol=1e-5)
 
 
 def test_augmented_images_are_crops_out_of_a_black_frame_and_half_are_flipped():
     pictures = records(CIFAR10, 200)[0]
-    augmented = np.asarray(cifar_inputs.augment(jax.random.key(0), jnp.asarray(pictures)))
+    augmented = np.asarray(training.augment(jax.random.key(0), jnp.asarray(pictures)))
     framed = np.pad(pictures, ((0, 0), (4, 4), (4, 4), (0, 0)))
     seen = []
     for image, frame in zip(augmented, framed, strict=True):

@@ -19,7 +19,8 @@ from problems.data_files import (
 
 from hyperlr.experiments import data
 from hyperlr.experiments.core.errors import InputError
-from hyperlr.experiments.data import idx, mlxtend
+from hyperlr.experiments.data.digits import read_idx
+from hyperlr.experiments.data.directory import read_packaged
 
 
 @pytest.mark.parametrize("gzipped", [False, True])
@@ -100,10 +101,10 @@ def test_packaged_digits_are_those_of_mlxtend_without_importing_it():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # JAX itself imports scipy, so that this one may be there.
     assert done.stdout.strip() in ("set()", "{'scipy'}")
-    rows = mlxtend.read("mnist_5k.csv.gz", np.uint8)
+    rows = read_packaged("mnist_5k.csv.gz", np.uint8)
     assert np.bincount(rows[:, -1]).tolist() == [500] * 10
     with pytest.raises(InputError, match=r"nothing\.csv\.gz comes with mlxtend"):
-        mlxtend.read("nothing.csv.gz")
+        read_packaged("nothing.csv.gz")
 
 
 def test_inputs_are_in_the_unit_interval():
@@ -187,12 +188,12 @@ def test_reader_keeps_rows_and_columns(tmp_path):
     images = np.arange(30).reshape(2, 3, 5)
     path = tmp_path / "images"
     path.write_bytes(idx_bytes(images))
-    np.testing.assert_array_equal(idx.read(path, "images"), images)
+    np.testing.assert_array_equal(read_idx(path, "images"), images)
 
 
 def test_missing_file_in_the_reader(tmp_path):
     with pytest.raises(InputError, match=r"labels cannot be read: No such file"):
-        idx.read(tmp_path / "labels", "labels")
+        read_idx(tmp_path / "labels", "labels")
 
 
 def test_full_mnist():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperlr.experiments import methods, training
-from hyperlr.experiments.core.arrays import pack
+from hyperlr.experiments.core.experiment import pack
 from hyperlr.experiments.digits import grid
 from hyperlr.experiments.digits.experiment import PRESETS, make_method
 

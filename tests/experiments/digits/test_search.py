@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperlr.experiments import training
-from hyperlr.experiments.digits import search
+from hyperlr.experiments.digits import grid
 from hyperlr.experiments.digits.experiment import PRESETS, make_method
 
 CANDIDATES = (1e-3, 1e-1, 1e1, 1e3)
@@ -16,7 +16,7 @@ def find(digits, make_lanes, at_once=100):
     lanes = lanes._replace(
         train_batches=lanes.train_batches[:, :8], val_batches=lanes.val_batches[:, :8]
     )
-    return search.search(HD, digits, lanes, CANDIDATES, margin=10.0, at_once=at_once)
+    return grid.search(HD, digits, lanes, CANDIDATES, margin=10.0, at_once=at_once)
 
 
 @pytest.fixture(scope="module")
@@ -58,4 +58,4 @@ def test_memory_does_not_matter(found, digits, make_lanes):
     ],
 )
 def test_neighbours_are_those_on_both_sides_that_there_are(number, neighbours, expected):
-    assert search.neighbourhood(CANDIDATES, number, neighbours) == expected
+    assert grid.neighbourhood(CANDIDATES, number, neighbours) == expected

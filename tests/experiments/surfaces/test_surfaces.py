@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hyperlr.experiments.core import runner
-from hyperlr.experiments.core.precision import float64
+from hyperlr.experiments.core.descent import float64
 from hyperlr.experiments.surfaces import experiment as toy
 from hyperlr.experiments.surfaces import functions
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hyperlr.experiments.comparison.tasks import function
 from hyperlr.experiments.comparison.tasks.task import Data, Task, grids, sample_rows, split_rows
-from hyperlr.experiments.data import mlxtend
+from hyperlr.experiments.data.directory import read_packaged
 from hyperlr.experiments.networks import mlp
 
 WIDTHS = (7, 64, 64, 1)
@@ -19,7 +19,7 @@ _NUM_VAL, _NUM_TEST = 60, 80
 def _rows() -> tuple[np.ndarray, np.ndarray]:
     """Features float64 [392, 7] and miles per gallon float64 [392], as they are in the table."""
     # The column between the features and the consumption is the car's name.
-    rows = mlxtend.read("autompg.csv.gz", columns=(*range(WIDTHS[0]), WIDTHS[0] + 1))
+    rows = read_packaged("autompg.csv.gz", columns=(*range(WIDTHS[0]), WIDTHS[0] + 1))
     return rows[:, :-1], rows[:, -1]
 
 
