@@ -62,21 +62,10 @@ def has_finite_norm(tree: Tree) -> jax.Array:
     dtype = _trees.accumulation_dtype(tree)
 
     def squared(x: jax.Array) -> jax.Array:
-        if _is_divided(x):  # how the result of a product would lie is not told by its type
-            x = x.astype(_product_dtype(x))
-            return jnp.sum(jnp.real(x * jnp.conj(x))).astype(dtype)
-        # A product of matrices, since that is the fastest reduction there is.
-        axes = tuple(range(x.ndim))
-        dot = jax.lax.dot_general(
-            x, jnp.conj(x), ((axes, axes), ((), ())), preferred_element_type=_product_dtype(x)
-        )
-        return jnp.real(dot).astype(dtype)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return jnp.sum(jnp.real(x * jnp.conj(x))).astype(dtype)
 
     return jnp.isfinite(sum(map(squared, _arrays(tree)), start=jnp.zeros((), dtype)))
-
-
-def _product_dtype(x: jax.Array) -> Any:
-    return x.dtype if x.dtype.itemsize > 4 else jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _arrays(tree: Tree) -> list[jax.Array]:

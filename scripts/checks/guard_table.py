@@ -170,7 +170,7 @@ def table(results: dict[str, dict[str, np.ndarray]], num_steps: int) -> Table:
 
 
 def _num_above(result: dict[str, np.ndarray], which: str) -> int:
-    """How many runs have a loss above the initial one, or none."""
+    """How many runs have a loss that is above the initial one, or no number."""
     return int((~(result[which] <= result["before"])).sum())
 
 
