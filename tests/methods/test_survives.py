@@ -67,19 +67,65 @@ def test_it_costs_little_where_the_rules_adapt(wrap):
     assert rates[-1] > 0.5 * clean[-1]
 
 
-def test_a_state_restored_with_a_nan_in_it_recovers():
+def spoiled(state, name):
+    """The state with NaN in one of its entries."""
+    if name == "tangent":
+        return state._replace(tangent=jax.tree.map(lambda z: z.at[1].set(jnp.nan), state.tangent))
+    return state._replace(**{name: jax.tree.map(lambda x: x * jnp.nan, getattr(state, name))})
+
+
+@pytest.mark.parametrize("name", ["tangent", "hypergradient", "discount", "horizon"])
+def test_a_state_restored_with_a_nan_in_it_recovers(name):
     tx = hyperlr.marthe(optax.sgd, RATE, hyper_learning_rate=BETA, discount=0.9)
     _, w, state = learned(tx, (), np.nan)
     rate = state.hyperparams["learning_rate"]
-    state = state._replace(
-        tangent=jax.tree.map(lambda z: z.at[1].set(jnp.nan), state.tangent),
-        hypergradient=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.hypergradient),
-        discount=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.discount),
-        horizon=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.horizon),
-    )
+    state = spoiled(state, name)
     for _ in range(3):
         updates, state = tx.update(jax.grad(loss)(w), state, w, value_fn=loss)
         w = optax.apply_updates(w, updates)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((w, state)))
     assert hyperlr.metrics(state)["learning_rate"] > rate
-    assert hyperlr.metrics(state)["num_restarts"] == 1
+    # The last hypergradient is shown, and no step depends on it.
+    assert hyperlr.metrics(state)["num_restarts"] == (0 if name == "hypergradient" else 1)
+
+
+def test_a_rule_whose_step_is_not_a_number_leaves_the_rate_where_it_is():
+    rule = optax.adam(1e-3, eps=0.0)  # 0 / 0, as long as all hypergradients were 0
+    tx = hyperlr.online(optax.sgd, {"learning_rate": RATE}, discount=0.9, hyper_optimizer=rule)
+    rates, w, state = learned(tx, (1, 2), 0.0)
+    np.testing.assert_array_equal(rates[:3], np.float32(RATE))
+    assert rates[-1] > 1.1 * RATE
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((w, state)))
+
+
+def test_a_tangent_whose_norm_overflows_starts_anew():
+    rule = hyperlr.exponentiated_gradient(0.1)
+    tx = hyperlr.online(optax.sgd, {"learning_rate": RATE}, discount=0.9, hyper_optimizer=rule)
+    _, w, state = learned(tx, (), np.nan)
+    state = state._replace(tangent=jax.tree.map(lambda z: z + 1e25, state.tangent))
+    grads = jax.grad(loss)(w)
+    # ⟨Z, ∇E⟩ is far from overflowing, and would pass for a hypergradient.
+    after = tx.update(grads, state, w, value_fn=loss, val_grad=1e-9 * grads)[1]
+    np.testing.assert_allclose(after.tangent["learning_rate"].params, -grads, rtol=1e-6)
+    assert after.num_restarts == state.num_restarts + 1
+
+
+def test_a_step_of_infinite_length_leaves_a_bound_for_those_after_it():
+    still = optax.sgd(0.0)
+    tx = hyperlr.online(
+        optax.sgd,
+        {"learning_rate": RATE},
+        discount=0.9,
+        hyper_optimizer=still,
+        max_tangent=1.0,
+    )
+    _, w, state = learned(tx, (), np.nan)
+    grads = jax.grad(loss)(w)
+    # Its square overflows, so neither the way nor the tangent has a length.
+    state = tx.update(1e25 * grads, state, w, value_fn=loss)[1]
+    assert state.bound.excess["learning_rate"] == 80.0
+    assert np.linalg.norm(state.tangent["learning_rate"].params) < 1e-6
+    for _ in range(2):
+        state = tx.update(grads, state, w, value_fn=loss)[1]
+    way = 1.9 * RATE * np.linalg.norm(grads)
+    np.testing.assert_allclose(state.bound.distance["learning_rate"], way, rtol=1e-5)
