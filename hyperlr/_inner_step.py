@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperlr import _dependence, _trees
+from hyperlr import _dependence, _roots, _trees
 from hyperlr._state import Tangent
 from hyperlr._trees import Tree
 
@@ -45,15 +45,23 @@ class Inputs(NamedTuple):
 def inner_step(
     inner: Inner, extra_args: Mapping[str, Any], hyperparams: Hyperparams, inputs: Inputs
 ) -> tuple[Tree, Tree]:
-    """The update u in the dtypes of the gradients, and s′ in the dtypes of s."""
-    grads, inner_state, params, extra = inputs
-    # Hyperparameters of float32 meet parameters of any dtype: a mixture of ours, not the user's.
-    with jax.numpy_dtype_promotion("standard"):
-        transformation = inner(**hyperparams)
-        current = _with_injected(inner, hyperparams, inner_state, params)
-        accepted = accepted_args(transformation.update, {**extra_args, **extra})
-        updates, new_state = transformation.update(grads, current, params, **accepted)
-    return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
+    """The update u in the dtypes of the gradients, and s′ in the dtypes of s.
+
+    Roots of 0 that the optimizer takes have the derivative 0.
+    """
+
+    def stepped(hyperparams: Hyperparams, inputs: Inputs) -> tuple[Tree, Tree]:
+        grads, inner_state, params, extra = inputs
+        # Hyperparameters of float32 meet parameters of any dtype: a mixture of ours, not the
+        # user's.
+        with jax.numpy_dtype_promotion("standard"):
+            transformation = inner(**hyperparams)
+            current = _with_injected(inner, hyperparams, inner_state, params)
+            accepted = accepted_args(transformation.update, {**extra_args, **extra})
+            updates, new_state = transformation.update(grads, current, params, **accepted)
+        return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
+
+    return _roots.with_flat_roots(stepped, hyperparams, inputs)
 
 
 def accepted_args(update: Callable[..., Any], extra_args: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def direct_tangents(
     """The inner step's (u, s′), and B = ∂Φ/∂η for every hyperparameter η of the optimizer.
 
     ``step`` is a function of the hyperparameters alone. Were the gradients given a tangent too,
-    even a zero one, a √v at v = 0 inside the optimizer would make it 0 · ∞.
+    even a zero one, an infinite slope inside the optimizer would make it 0 · ∞.
     """
 
     def differentiable(hyperparams: Hyperparams) -> tuple[Tangent, tuple[Tree, Tree]]:

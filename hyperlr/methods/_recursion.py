@@ -250,7 +250,7 @@ def _tangents_through_grads(
 def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent:
     """B in the form of Z; times η where derivatives are taken in log η.
 
-    At a dead weight a root of what has always been 0 makes NaN of B, too, where 0 is right.
+    At a dead weight an infinite slope inside the optimizer makes NaN of B, too, where 0 is right.
     """
     direct = _trees.restricted(direct, tangent)
     direct = jax.tree.map(lambda b: jnp.where(jnp.isfinite(b), b, jnp.zeros_like(b)), direct)

@@ -41,8 +41,8 @@ def schedule_hypergradient(
     the past.
 
     Args:
-      inner: factory of the inner optimizer, as for :func:`hyperlr.unroll`. An optimizer that takes
-        √v at v = 0 has no derivative there: use an ε inside the root (``eps_root``).
+      inner: factory of the inner optimizer, as for :func:`hyperlr.unroll`. Where it takes the root
+        of 0, the derivative is 0.
       params: w_0, a tree of floating-point arrays.
       schedule: η, a floating-point array [T], or a dict of arrays [T].
       batches: tree of arrays with leading axis T.

@@ -131,7 +131,7 @@ def _trained(
 
 def _learned_tangent(make: Factory, params: Any, bias: Any, rows: Any, weights: Any) -> jax.Array:
     """Z after NUM_STEPS steps, as RTHO has it, at a rate that is held."""
-    tx = hyperlr.rtho(lambda learning_rate: make(learning_rate), LEARNING_RATE, 0.0)
+    tx = hyperlr.rtho(_by_name(make), LEARNING_RATE, 0.0)
 
     def loss(params: Any, batch: tuple[Any, Any]) -> jax.Array:
         return _loss(params, bias, rows, *batch)
@@ -147,35 +147,52 @@ def _learned_tangent(make: Factory, params: Any, bias: Any, rows: Any, weights: 
     return _flat(state.tangent["learning_rate"].params)
 
 
+def _by_name(make: Factory) -> Callable[..., optax.GradientTransformation]:
+    return lambda learning_rate: make(learning_rate)
+
+
 def _flat(tree: Any) -> jax.Array:
     return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _schedule_tangent(make: Factory, params: Any, bias: Any, rows: Any, weights: Any) -> jax.Array:
+    """The derivative of the trained parameters in the rate of all steps, backwards as LRS-OPT."""
+
+    def loss(params: Any, batch: tuple[Any, Any]) -> jax.Array:
+        return _loss(params, bias, rows, *batch)
+
+    def run(rate: Any) -> jax.Array:
+        schedule = jnp.full(NUM_STEPS, rate)
+        batches = (weights, jnp.asarray(_TARGETS))
+        return _flat(hyperlr.unroll(_by_name(make), params, schedule, batches, loss)[0])
+
+    return jax.jacrev(run)(LEARNING_RATE)
 
 
 def verdicts_of_runs(make: Factory) -> list[str]:
     """For each of CASES, whether Z is the derivative of what is trained in the rate.
 
-    First as the online methods have it, and then by ``jax.jvp`` of the loop.
+    First as the online methods have it, and then as LRS-OPT does.
     """
 
     def everything(bias: Any, rows: Any, weights: Any) -> tuple[jax.Array, ...]:
-        def run(rate: Any, params: Any) -> jax.Array:
+        h, params = 1e-5 * LEARNING_RATE, _initial_params()
+
+        def run(rate: Any) -> jax.Array:
             return _trained(make, rate, params, bias, rows, weights)
 
-        h, params = 1e-5 * LEARNING_RATE, _initial_params()
-        # The initial parameters have a tangent, too: zero, and multiplied like any other.
-        zero = jax.tree.map(jnp.zeros_like, params)
-        value, by_jvp = jax.jvp(run, (LEARNING_RATE, params), (1.0, zero))
-        rates = LEARNING_RATE + h * jnp.array([1.0, -1.0])
-        above, below = jax.vmap(run, in_axes=(0, None))(rates, params)
+        above, below = jax.vmap(run)(LEARNING_RATE + h * jnp.array([1.0, -1.0]))
         learned = _learned_tangent(make, params, bias, rows, weights)
-        return value, learned, by_jvp, (above - below) / (2 * h)
+        scheduled = _schedule_tangent(make, params, bias, rows, weights)
+        return run(LEARNING_RATE), learned, scheduled, (above - below) / (2 * h)
 
     arrays = map(jnp.asarray, (_BIAS, _ROWS, _WEIGHTS))
-    found = map(np.asarray, jax.jit(jax.vmap(everything))(*arrays))
-    values, learned, by_jvp, differences = found
+    values, learned, scheduled, differences = map(
+        np.asarray, jax.jit(jax.vmap(everything))(*arrays)
+    )
     return [
         _verdict(*case)
-        for tangents in (learned, by_jvp)
+        for tangents in (learned, scheduled)
         for case in zip(values, tangents, differences, strict=True)
     ]
 
@@ -189,7 +206,7 @@ def _verdict(value: np.ndarray, tangent: np.ndarray, difference: np.ndarray) -> 
 
 
 def verdict_of_slope(make: Factory) -> str:
-    """Whether ``jax.jvp`` has the slope of the first update, in the gradients, at zero ones."""
+    """Whether hyperlr has the slope of the first update, in the gradients, at zero ones."""
     tx, params = optax.with_extra_args_support(make(LEARNING_RATE)), _initial_params()
     state = tx.init(params)
     direction = jax.tree.map(jnp.cos, params)
@@ -198,8 +215,18 @@ def verdict_of_slope(make: Factory) -> str:
         grads = jax.tree.map(lambda d: scale * d, direction)
         return _flat(tx.update(grads, state, params, value=jnp.ones(()))[0])
 
+    def loss(params: Any, scale: Any) -> jax.Array:
+        """Its gradients are those of ``update``, and its value is 1."""
+        moving = optax.tree.vdot(direction, params)
+        return 1.0 + scale * (moving - jax.lax.stop_gradient(moving))
+
+    def moved(scale: Any) -> jax.Array:
+        schedule = jnp.full(1, LEARNING_RATE)
+        batches = jnp.reshape(scale, (1,))
+        return _flat(hyperlr.unroll(_by_name(make), params, schedule, batches, loss)[0])
+
     def everything() -> tuple[jax.Array, ...]:
-        value, tangent = jax.jvp(update, (0.0,), (1.0,))
+        value, tangent = update(0.0), jax.jvp(moved, (0.0,), (1.0,))[1]
         # Far below every eps, on the scale of which updates bend.
         steps = jnp.array([1e-13, 1e-14])
         differences = jax.vmap(lambda h: (update(h) - update(-h)) / (2 * h))(steps)
@@ -237,9 +264,8 @@ def page(progress: Callable[[str], None] = lambda name: None) -> str:
 def _table(
     title: str, optimizers: dict[str, Factory], progress: Callable[[str], None]
 ) -> Iterator[str]:
-    yield (
-        f"| {title} | " + " | ".join((*CASES, *(f"{case}, jvp" for case in CASES), "slope")) + " |"
-    )
+    columns = (*CASES, *(f"{case}, schedule" for case in CASES), "slope")
+    yield f"| {title} | " + " | ".join(columns) + " |"
     yield "| --- " * (2 + 2 * len(CASES)) + "|"
     for name, make in optimizers.items():
         progress(name)
@@ -260,36 +286,37 @@ def _paragraphs(text: str) -> Iterable[str]:
 
 _INTRODUCTION = """
 RTHO, MARTHE, `auto` and LRS-OPT differentiate through the optimizer. Where a gradient is exactly
-zero many optimizers have no derivative: √v at v = 0, |g| at g = 0, a norm at 0. The product of the
-infinite slope with a tangent of zero is NaN. The online methods go on with what the rate does
-directly, B, in the entries in which that happens. For a parameter that never moves that is right;
-one that only decays (`adamw`, `nadamw`) loses what its own tangent had gathered, on which no loss
-depends; but where a norm of all gradients carries the NaN into every entry (`lamb`, `momo_adam`),
-the hypergradient itself is off. LRS-OPT is a derivative of the loop as JAX takes it,
-where one NaN spoils the whole. `hd` is not concerned: it only needs the derivative of the update in
-the learning rate.
+zero many optimizers have no derivative: √v at v = 0, a norm at 0. As JAX has it, the product of the
+infinite slope with a tangent of zero is NaN. In hyperlr the root of 0 has the derivative 0, since
+what is 0 there has been so all along: the weight is dead, or nothing has come yet. What else is not
+finite in the derivative of a step the online methods replace by what the rate does directly, B, in
+the entries in which it happens. `hd` is not concerned: it only needs the derivative of the update
+in the learning rate.
 
 Every optimizer trains a small network for eight steps in float64, at its defaults. The derivative
 of the trained parameters in the learning rate is compared with central differences, as RTHO has it,
-and as `jax.jvp` of the loop has it (the columns with jvp):
+and as LRS-OPT has it, backwards through the steps (the columns with *schedule*):
 
 - dead unit: a ReLU whose input is negative for every example;
 - unused row: an embedding that no batch uses;
 - empty first batch: a first loss that is zero, with all of its gradients.
 
-The last column is the slope of the first update in the gradients, by `jax.jvp`, at zero gradients:
-what a parameter needs whose gradient is zero at this point and nowhere else. Where the update
-*jumps*, as a sign does, there is no slope, and only what the rate does in the step itself (B) is
-left to learn from; `hd` uses nothing else, and the other methods warn.
+The last column is the slope of the first update in the gradients at zero ones: what a parameter
+needs whose gradient is zero at this point and nowhere else. Where the update *jumps*, as a sign
+does, there is no slope, and only what the rate does in the step itself (B) is left to learn from;
+`hd` uses nothing else, and the other methods warn.
 """
 
 _CONCLUSION = """
-*Wrong* tangents are finite and raise no alarm. Where the slope is large but true (1/√ε), it is
+*Wrong* tangents are finite and raise no alarm. Where the slope is large but true (1/ε), it is
 because the update really turns that fast: a larger ε is a gentler optimizer.
 
-What to do where a column of yours is not *right*: use `hyperlr.optimizers`, or pass `eps_root` to
-those of optax that take it, as `functools.partial(optax.adamw, eps_root=1e-16)`; of what is wrong
-in itself, learn with `hyperlr.hd`, which takes no derivative through the optimizer's state.
+Backwards a `jnp.where` is NaN if a branch of it is not finite, even the one that is not taken, as
+with `radam`, `momo` and `momo_adam`. Forwards it is not: they are right with
+`hyperlr.schedule_hypergradient(..., mode="forward")`, and with the online methods.
+
+What to do where a column of yours is not *right*: use `hyperlr.optimizers`, or learn with
+`hyperlr.hd`, which takes no derivative through the optimizer's state.
 """
 
 

@@ -1,12 +1,13 @@
 """Every optimizer of optax and of optax.contrib as the inner one, with a weight that is dead.
 
-The gradient of a dead weight is always 0. Where a root of it is taken, the derivative is 0 · ∞, and
-in many optimizers it goes on from there into every weight. Expected are central differences of
-plain optax runs in float64.
+The gradient of a dead weight is always 0. Where a root of it is taken, the derivative is 0 · ∞ as
+JAX has it, and in many optimizers it goes on from there into every weight. Expected are central
+differences of plain optax runs in float64.
 """
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from optax import contrib
+from problems.optimizers import by_logarithms
 
 import hyperlr
 
@@ -29,7 +31,6 @@ LEFT_OUT = {
     "cocob": "bets a fraction that depends on the rate through a maximum with kinks",
     "dpsgd": "adds noise, and has required settings",
     "lbfgs": "searches along a line",
-    "momo_adam": "sums over all weights a root that has no derivative at a dead one",
     "noisy_sgd": "adds noise of which the rate sets the size",
     "optimistic_adam": "is the old name of optimistic_adam_v2",
     "rprop": "takes the rate for its first step sizes alone, which is an error at init",
@@ -50,6 +51,7 @@ def factories():
         and name not in LEFT_OUT
     }
     return found | {
+        "by logarithms": by_logarithms,
         "sgd, momentum": functools.partial(optax.sgd, momentum=0.9),
         "sgd, nesterov": functools.partial(optax.sgd, momentum=0.9, nesterov=True),
         "nadam": optax.nadam,
@@ -114,6 +116,36 @@ def test_tangents_are_central_differences(name, x64):
     for t in (0, STEPS - 1):
         error = np.linalg.norm(found[t] - expected[t])
         assert error < 1e-3 * np.linalg.norm(expected[t]) + 1e-9
+
+
+# Backwards, lamb divides by the norm of an update that is 0, before it looks at it.
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *itertools.product(["adamw", "madgrad", "momo_adam", "muon"], ["forward", "reverse"]),
+        ("lamb", "forward"),
+    ],
+)
+def test_schedules_see_through_dead_weights_too(name, mode, x64):
+    factory, h = factories()[name], 1e-6
+    batches, schedule = jnp.zeros(STEPS), jnp.full(STEPS, RATE)
+
+    def factory_of(learning_rate):
+        return factory(learning_rate)
+
+    @jax.jit
+    def both():
+        def objective(params):
+            return jnp.sum(jnp.sin(flat(params)))
+
+        above, below = (jnp.sum(jnp.sin(trained(factory, RATE + d)[-1])) for d in (h, -h))
+        found = hyperlr.schedule_hypergradient(
+            factory_of, cast(START), schedule, batches, loss_fn, objective, mode=mode
+        )[1]
+        return (above - below) / (2 * h), jnp.sum(found)
+
+    expected, found = both()
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_adamw_as_people_type_it_trains_and_learns():

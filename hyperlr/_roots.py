@@ -1,0 +1,78 @@
+"""Roots whose derivative at 0 is 0, in place of those that a program takes.
+
+What a root is taken of is 0 because it has been 0 so far: the squares of the gradients of a weight
+that nothing uses, or a norm of them. The slope is infinite there, and its product with a tangent
+of 0 is NaN, which a sum over all weights then carries into every one of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+Root = Callable[[jax.Array], jax.Array]
+
+
+def with_flat_roots(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)``, of trees of arrays, with derivatives 0 of roots where they are 0 or NaN.
+
+    Roots are √x, ∛x and x^p with a constant p between 0 and 1. What has a derivative rule of its
+    own is left as it is.
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    outputs = jaxpr_as_fun(_flattened(program))(*jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+
+def _flattened(program: ClosedJaxpr) -> ClosedJaxpr:
+    equations = [_flattened_equation(equation) for equation in program.jaxpr.eqns]
+    return program.replace(jaxpr=program.jaxpr.replace(eqns=equations))
+
+
+def _flattened_equation(equation: Any) -> Any:
+    """The equation with a flat root in place of a root, in the programs that it calls, too."""
+    root = _flat_root(equation)
+    if root is not None:
+        [called] = jax.make_jaxpr(root)(equation.invars[0].aval).eqns
+        return called.replace(invars=equation.invars[:1], outvars=equation.outvars)
+    if equation.primitive.name.startswith("custom_"):
+        return equation
+
+    def flattened(value: Any) -> Any:
+        if isinstance(value, ClosedJaxpr):
+            return _flattened(value)
+        return tuple(map(flattened, value)) if type(value) is tuple else value
+
+    params = {name: flattened(value) for name, value in equation.params.items()}
+    return equation.replace(params=params)
+
+
+def _flat_root(equation: Any) -> Root | None:
+    """The flat root in place of an equation that takes one."""
+    match equation.primitive.name:
+        case "sqrt":
+            return _flat(jnp.sqrt, 1 / 2)
+        case "cbrt":
+            return _flat(jnp.cbrt, 1 / 3)
+        case "pow":
+            exponent = getattr(equation.invars[1], "val", None)
+            if exponent is not None and 0 < exponent < 1:
+                return _flat(lambda x: x ** float(exponent), float(exponent))
+    return None
+
+
+def _flat(power: Root, exponent: float) -> Root:
+    flat = jax.custom_jvp(power)
+
+    @flat.defjvp
+    def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        [x], [x_dot] = primals, tangents
+        root = flat(x)
+        # Nor has it one where x is negative, which is the branch of a where that is not taken.
+        is_regular = jnp.abs(root) > 0
+        slope = exponent * root / jnp.where(is_regular, x, 1.0)
+        return root, jnp.where(is_regular, slope, 0.0) * x_dot
+
+    return flat
