@@ -18,8 +18,8 @@ Root = Callable[[jax.Array], jax.Array]
 def with_flat_roots(function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)``, of trees of arrays, with derivatives 0 of roots where they are 0 or NaN.
 
-    Roots are √x, ∛x and x^p with a constant p between 0 and 1. What has a derivative rule of its
-    own is left as it is.
+    Roots are √x, ∛x and x^p with a constant p between 0 and 1. Derivative rules of the function's
+    own are left as they are.
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     outputs = jaxpr_as_fun(_flattened(program))(*jax.tree.leaves(args))
@@ -37,8 +37,6 @@ def _flattened_equation(equation: Any) -> Any:
     if root is not None:
         [called] = jax.make_jaxpr(root)(equation.invars[0].aval).eqns
         return called.replace(invars=equation.invars[:1], outvars=equation.outvars)
-    if equation.primitive.name.startswith("custom_"):
-        return equation
 
     def flattened(value: Any) -> Any:
         if isinstance(value, ClosedJaxpr):

@@ -126,7 +126,7 @@ def _looked_at(state: OnlineState) -> dict[str, Tree]:
 def _objective_grad(objective: Tree, looked_at: dict[str, Tree]) -> Tree:
     """∇E over what can move, in no wider dtype than the tangents'.
 
-    A validation loss in float64 would make all that is learned float64.
+    A validation loss in float64 would have rules compute with dtypes that do not go together.
     """
     moving = next(iter(looked_at.values()))
     dtype = _trees.accumulation_dtype(moving)

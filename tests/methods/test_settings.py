@@ -81,7 +81,8 @@ def test_gradients_of_another_dtype_leave_the_state_as_it_is(dtypes, method):
         state, params = new_state, optax.apply_updates(params, updates)
 
 
-def test_a_validation_gradient_in_float64_leaves_the_state_as_it_is(x64):
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+def test_a_validation_gradient_in_float64_leaves_the_state_as_it_is(promotion, x64):
     """Of a model in float32, as a loss with a float64 constant in it gives it."""
     params = jax.tree.map(lambda x: x.astype(jnp.float32), PARAMS)
     for make in METHODS.values():
@@ -90,7 +91,8 @@ def test_a_validation_gradient_in_float64_leaves_the_state_as_it_is(x64):
         for _ in range(2):
             _, grads, extra = hyperlr.value_and_grad(loss)(params, None, state=state)
             extra["val_grad"] = jax.tree.map(lambda g: g.astype(jnp.float64), grads)
-            updates, new_state = tx.update(grads, state, params, **extra)
+            with jax.numpy_dtype_promotion(promotion):
+                updates, new_state = tx.update(grads, state, params, **extra)
             chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
             state, params = new_state, optax.apply_updates(params, updates)
 

@@ -47,6 +47,14 @@ def test_slopes_are_right_where_squares_are_near_the_smallest_number():
     np.testing.assert_allclose(found, 1e-18, rtol=1e-6)
 
 
+def test_a_branch_that_is_not_taken_may_be_the_root_of_a_negative_number():
+    def masked(x):
+        return jnp.where(x > 0, jnp.sqrt(x), -x)
+
+    found = jax.grad(lambda x: jnp.sum(with_flat_roots(masked, x)))(jnp.array([-1.0, 4.0]))
+    np.testing.assert_array_equal(found, [-1.0, 0.25])
+
+
 def test_other_powers_and_rules_of_its_own_stay():
     @jax.custom_jvp
     def root(x):
