@@ -52,8 +52,7 @@ def inner_step(
 
     def stepped(hyperparams: Hyperparams, inputs: Inputs) -> tuple[Tree, Tree]:
         grads, inner_state, params, extra = inputs
-        # Hyperparameters of float32 meet parameters of any dtype: a mixture of ours, not the
-        # user's.
+        # Hyperparameters of float32 meet parameters of any dtype: a mixture of our making.
         with jax.numpy_dtype_promotion("standard"):
             transformation = inner(**hyperparams)
             current = _with_injected(inner, hyperparams, inner_state, params)

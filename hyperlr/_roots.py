@@ -1,8 +1,8 @@
-"""Roots whose derivative at 0 is 0, in place of those that a program takes.
+"""Roots whose derivative at 0 is 0, in place of those that an optimizer takes.
 
-What a root is taken of is 0 because it has been 0 so far: the squares of the gradients of a weight
-that nothing uses, or a norm of them. The slope is infinite there, and its product with a tangent
-of 0 is NaN, which a sum over all weights then carries into every one of them.
+What is under such a root is 0 because it has been 0 so far: the average of the squared gradients of
+a weight that nothing uses, or a norm of them. The slope is infinite there, and its product with a
+tangent of 0 is NaN, which a sum over all weights then carries into every one of them.
 """
 
 from collections.abc import Callable
