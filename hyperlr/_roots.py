@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+from hyperlr import _numbers
 
 Root = Callable[[jax.Array], jax.Array]
 
@@ -26,39 +28,32 @@ def with_flat_roots(function: Callable[..., Any], *args: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
 
-def _flattened(program: ClosedJaxpr) -> ClosedJaxpr:
-    equations = [_flattened_equation(equation) for equation in program.jaxpr.eqns]
-    return program.replace(jaxpr=program.jaxpr.replace(eqns=equations))
+def _flattened(value: Any) -> Any:
+    """A program with flat roots in place of its roots; of what else an equation has, itself."""
+    if isinstance(value, ClosedJaxpr):
+        return value.replace(jaxpr=_flattened(value.jaxpr))
+    if isinstance(value, Jaxpr):
+        return value.replace(eqns=[_flattened_equation(equation) for equation in value.eqns])
+    return tuple(map(_flattened, value)) if type(value) is tuple else value
 
 
 def _flattened_equation(equation: Any) -> Any:
-    """The equation with a flat root in place of a root, in the programs that it calls, too."""
     root = _flat_root(equation)
-    if root is not None:
-        [called] = jax.make_jaxpr(root)(equation.invars[0].aval).eqns
-        return called.replace(invars=equation.invars[:1], outvars=equation.outvars)
-
-    def flattened(value: Any) -> Any:
-        if isinstance(value, ClosedJaxpr):
-            return _flattened(value)
-        return tuple(map(flattened, value)) if type(value) is tuple else value
-
-    params = {name: flattened(value) for name, value in equation.params.items()}
-    return equation.replace(params=params)
+    if root is None:
+        params = {name: _flattened(value) for name, value in equation.params.items()}
+        return equation.replace(params=params)
+    [called] = jax.make_jaxpr(root)(equation.invars[0].aval).eqns
+    return called.replace(invars=equation.invars[:1], outvars=equation.outvars)
 
 
 def _flat_root(equation: Any) -> Root | None:
     """The flat root in place of an equation that takes one."""
-    match equation.primitive.name:
-        case "sqrt":
-            return _flat(jnp.sqrt, 1 / 2)
-        case "cbrt":
-            return _flat(jnp.cbrt, 1 / 3)
-        case "pow":
-            exponent = getattr(equation.invars[1], "val", None)
-            if exponent is not None and 0 < exponent < 1:
-                return _flat(lambda x: x ** float(exponent), float(exponent))
-    return None
+    name = equation.primitive.name
+    if name == "pow":
+        exponent = getattr(equation.invars[1], "val", None)
+        if exponent is not None and 0 < exponent < 1:
+            return _flat(lambda x: x ** float(exponent), float(exponent))
+    return _FLAT.get(name)
 
 
 def _flat(power: Root, exponent: float) -> Root:
@@ -68,9 +63,11 @@ def _flat(power: Root, exponent: float) -> Root:
     def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
         [x], [x_dot] = primals, tangents
         root = flat(x)
-        # Nor has it one where x is negative, which is the branch of a where that is not taken.
-        is_regular = jnp.abs(root) > 0
-        slope = exponent * root / jnp.where(is_regular, x, 1.0)
-        return root, jnp.where(is_regular, slope, 0.0) * x_dot
+        # Nor has it a slope where x is negative, which is the branch of a where not taken.
+        regular = jnp.where(jnp.abs(root) > 0, x, 0.0)
+        return root, exponent * _numbers.ratio(root, regular) * x_dot
 
     return flat
+
+
+_FLAT = {"sqrt": _flat(jnp.sqrt, 1 / 2), "cbrt": _flat(jnp.cbrt, 1 / 3)}

@@ -14,6 +14,7 @@ ROOTS = {
     "cbrt": (jnp.cbrt, 1 / 3 * X[1:] ** (-2 / 3)),
     "power": (lambda x: x**0.7, 0.7 * X[1:] ** -0.3),
     "jit": (jax.jit(jnp.sqrt), 0.5 / np.sqrt(X[1:])),
+    "checkpoint": (jax.checkpoint(jnp.sqrt), 0.5 / np.sqrt(X[1:])),
     "scan": (
         lambda x: jax.lax.scan(lambda c, y: (c, jnp.sqrt(y)), 0.0, x)[1],
         0.5 / np.sqrt(X[1:]),

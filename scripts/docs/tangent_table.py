@@ -312,8 +312,9 @@ _CONCLUSION = """
 because the update really turns that fast: a larger ε is a gentler optimizer.
 
 Backwards a `jnp.where` is NaN if a branch of it is not finite, even the one that is not taken, as
-with `radam`, `momo` and `momo_adam`. Forwards it is not: they are right with
-`hyperlr.schedule_hypergradient(..., mode="forward")`, and with the online methods.
+with `radam`, `momo` and `momo_adam`, and with `lamb` where a whole array is dead. Forwards it is
+not: they are right with `hyperlr.schedule_hypergradient(..., mode="forward")`, and with the online
+methods.
 
 What to do where a column of yours is not *right*: use `hyperlr.optimizers`, or learn with
 `hyperlr.hd`, which takes no derivative through the optimizer's state.

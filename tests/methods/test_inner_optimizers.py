@@ -130,9 +130,6 @@ def test_schedules_see_through_dead_weights_too(name, mode, x64):
     factory, h = factories()[name], 1e-6
     batches, schedule = jnp.zeros(STEPS), jnp.full(STEPS, RATE)
 
-    def factory_of(learning_rate):
-        return factory(learning_rate)
-
     @jax.jit
     def both():
         def objective(params):
@@ -140,7 +137,7 @@ def test_schedules_see_through_dead_weights_too(name, mode, x64):
 
         above, below = (jnp.sum(jnp.sin(trained(factory, RATE + d)[-1])) for d in (h, -h))
         found = hyperlr.schedule_hypergradient(
-            factory_of, cast(START), schedule, batches, loss_fn, objective, mode=mode
+            factory, cast(START), schedule, batches, loss_fn, objective, mode=mode
         )[1]
         return (above - below) / (2 * h), jnp.sum(found)
 
