@@ -42,15 +42,16 @@ class Inputs(NamedTuple):
     extra: dict[str, Tree]
 
 
-def inner_step(
-    inner: Inner, extra_args: Mapping[str, Any], hyperparams: Hyperparams, inputs: Inputs
-) -> tuple[Tree, Tree]:
-    """The update u in the dtypes of the gradients, and s′ in the dtypes of s.
+Step = Callable[[Hyperparams, Inputs], tuple[Tree, Tree]]
+
+
+def inner_step(inner: Inner, extra_args: Mapping[str, Any]) -> Step:
+    """Φ: the update u in the dtypes of the gradients, and s′ in the dtypes of s.
 
     Roots of 0 that the optimizer takes have the derivative 0.
     """
 
-    def stepped(hyperparams: Hyperparams, inputs: Inputs) -> tuple[Tree, Tree]:
+    def step(hyperparams: Hyperparams, inputs: Inputs) -> tuple[Tree, Tree]:
         grads, inner_state, params, extra = inputs
         # Hyperparameters of float32 meet parameters of any dtype: a mixture of our making.
         with jax.numpy_dtype_promotion("standard"):
@@ -60,7 +61,7 @@ def inner_step(
             updates, new_state = transformation.update(grads, current, params, **accepted)
         return _trees.cast_like(updates, grads), _trees.cast_like(new_state, inner_state)
 
-    return _roots.with_flat_roots(stepped, hyperparams, inputs)
+    return _roots.with_flat_roots(step)
 
 
 def accepted_args(update: Callable[..., Any], extra_args: dict[str, Any]) -> dict[str, Any]:
@@ -103,9 +104,6 @@ def _with_injected(inner: Inner, hyperparams: Hyperparams, inner_state: Tree, pa
         return node._replace(hyperparams=_trees.with_floats(node.hyperparams, next(fresh)))
 
     return jax.tree.map(renewed, inner_state, is_leaf=is_injected)
-
-
-Step = Callable[[Hyperparams, Inputs], tuple[Tree, Tree]]
 
 
 def _tangent_of(result: tuple[Tree, Tree]) -> Tangent:

@@ -1,7 +1,8 @@
 """Numbers made from trees, in at least float32: inner products and norms, kept finite."""
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +28,75 @@ def ratio(numerator: jax.Array, denominator: jax.Array, otherwise: float = 0.0) 
     return jnp.where(defined, quotient, otherwise)
 
 
+class Pair(NamedTuple):
+    """Two trees with the same structure, of which the inner product is asked for."""
+
+    x: Tree
+    y: Tree
+
+
 def inner_product(x: Tree, y: Tree) -> jax.Array:
     """⟨x, y⟩ over two trees, accumulated in at least float32."""
-    dtype = _trees.accumulation_dtype((x, y))
-    # A sum of products, not jnp.vdot: flattening a sharded array would gather it first. Nor are
-    # small arrays put together, as below: XLA would divide activations in another way for that.
-    products = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), x, y)
-    return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype))
+    return inner_products(Pair(x, y))
 
 
-def norm(tree: Tree) -> jax.Array:
-    """‖x‖ over a tree, accumulated in at least float32; its derivative at 0 is 0."""
-    squared = inner_product(tree, tree)
+def inner_products(pairs: Tree) -> Any:
+    """⟨x, y⟩ for each :class:`Pair` in a tree of them, accumulated in at least float32.
+
+    All pairs are over arrays of the same shapes, of which each is passed through once for all.
+    """
+    found, structure = jax.tree.flatten(pairs, is_leaf=lambda node: isinstance(node, Pair))
+    dtype = _trees.accumulation_dtype(found)
+
+    def products(pair: Pair) -> list[jax.Array]:
+        leaves = zip(jax.tree.leaves(pair.x), jax.tree.leaves(pair.y), strict=True)
+        # Not jnp.vdot: flattening a sharded array would gather it first. Nor are small arrays put
+        # together, as below: XLA would divide activations in another way for that.
+        return [a.astype(dtype) * b.astype(dtype) for a, b in leaves]
+
+    sums = [jnp.zeros((), dtype)] * len(found)
+    for arrays in zip(*map(products, found), strict=True):
+        sums = [total + x for total, x in zip(sums, _sums(arrays), strict=True)]
+    return jax.tree.unflatten(structure, sums)
+
+
+def _sums(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """The sums over several arrays of one shape."""
+    first = arrays[0]
+    is_short = first.ndim > 0 and first.size <= _SHORT
+    # Of an array in parts on several devices, XLA would gather the sums of the parts.
+    if len(arrays) == 1 or not is_short or jax.device_count() > 1:
+        return [jnp.sum(x) for x in arrays]
+    zero = jnp.zeros((), first.dtype)
+
+    def add(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+        return [a + b for a, b in zip(x, y, strict=True)]
+
+    return jax.lax.reduce(list(arrays), [zero] * len(arrays), add, tuple(range(first.ndim)))
+
+
+# On a CPU, XLA compiles three functions for one sum, and one for several together. That adds number
+# by number, which with so few takes less time than there is to be seen.
+_SHORT = 2**12
+
+
+def root(squared: jax.Array) -> jax.Array:
+    """The root of a norm's square; its derivative at 0 is 0."""
     # Two wheres, as in `ratio`: the root has no derivative at 0. Compared with 0 for equality,
     # since the norm of NaN must not come out as 0.
     zero = squared == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+def norm(tree: Tree) -> jax.Array:
+    """‖x‖ over a tree, accumulated in at least float32; its derivative at 0 is 0."""
+    return root(inner_product(tree, tree))
+
+
+def finite(x: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """``x``, and ``otherwise`` in those of its entries that are not finite."""
+    # Not jnp.where and jnp.isfinite: each is a function of its own in the program, for each array.
+    return jax.lax.select(jax.lax.is_finite(x), x, otherwise)
 
 
 # Smaller arrays are put together before something is found out about all of them: to compile a

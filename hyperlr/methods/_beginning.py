@@ -1,7 +1,6 @@
 """The state before the first step: tangents of 0, and the first rate where one is to be found."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -78,7 +77,7 @@ def _moves_and_rates(
     value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
     inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
     given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
-    step = functools.partial(_inner_step.inner_step, method.inner, given)
+    step = _inner_step.inner_step(method.inner, given)
     through_grads = bool(method.settings.loss_hyperparams)
     moves = _inner_step.movable(
         step, of_inner, inputs, through_grads, method.settings.needs_product

@@ -1,16 +1,14 @@
 """How MARTHE adapts the discount μ: the more, the better the past agrees with the last step."""
 
+import jax
 import jax.numpy as jnp
 
-from hyperlr import _numbers, _trees
-from hyperlr._inner_step import Hyperparams
-from hyperlr._state import PerName
-from hyperlr._trees import Tree
+from hyperlr import _numbers
 
 
 def adapted_discount(
-    hypergradient: Hyperparams, direct: PerName, objective_grad: Tree, horizon: PerName
-) -> Hyperparams:
+    hypergradient: jax.Array, one_step: jax.Array, direct: jax.Array, horizon: jax.Array
+) -> jax.Array:
     """μ_t = clip(Δη_t / g′_t, 0, 1)^(1 / (c_{t-1} + 1)), and 0 where g′_t = 0.
 
     The one-step hypergradient is g′_t = ⟨B_{t-1}, ∇E(w_t)⟩. Eq. 10 of the paper prints E there for
@@ -21,19 +19,13 @@ def adapted_discount(
     is at 0). There is nothing to compare with then, and μ_t = 1 lets the past be.
 
     Args:
-      hypergradient: Δη_t, a scalar for each name.
-      direct: the parameters' part of B_{t-1}, for each name.
-      objective_grad: ∇E(w_t), floating-point leaves only.
-      horizon: c_{t-1}, a scalar for each name.
+      hypergradient: Δη_t, a scalar, as all here.
+      one_step: g′_t.
+      direct: ‖B_{t-1}‖² over the parameters.
+      horizon: c_{t-1}.
 
     References:
       Donini et al., 2020, Appendix B.
     """
-    discount = {}
-    for name, tangent in direct.items():
-        one_step = _numbers.inner_product(tangent, _trees.restricted(objective_grad, tangent))
-        stands_still = _numbers.inner_product(tangent, tangent) == 0
-        quotient = jnp.clip(_numbers.ratio(hypergradient[name], one_step), 0.0, 1.0)
-        adapted = quotient ** (1.0 / (horizon[name] + 1.0))
-        discount[name] = jnp.where(stands_still, 1.0, adapted)
-    return discount
+    quotient = jnp.clip(_numbers.ratio(hypergradient, one_step), 0.0, 1.0)
+    return jnp.where(direct == 0, 1.0, quotient ** (1.0 / (horizon + 1.0)))

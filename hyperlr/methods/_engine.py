@@ -195,7 +195,7 @@ def online(
         if loss is not None:
             extra_args["value_fn"] = loss
         given = {k: extra_args.pop(k) for k in _DIFFERENTIABLE if k in extra_args}
-        step = functools.partial(_inner_step.inner_step, method.inner, extra_args)
+        step = _inner_step.inner_step(method.inner, extra_args)
 
         def inputs(state: OnlineState, params: Tree) -> Inputs:
             return Inputs(grads, state.inner_state, params, given)

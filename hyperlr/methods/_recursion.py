@@ -63,11 +63,9 @@ def moved(
     """
     looked_at = _looked_at(state)
     objective_grad = _objective_grad(objective, looked_at)
-    found = {
-        name: _numbers.inner_product(tangent, objective_grad).astype(state.discount[name].dtype)
-        for name, tangent in looked_at.items()
-    }
-    norms = _norms(method, state, looked_at, objective_grad)
+    sums = _sums(method, state, looked_at, objective_grad)
+    found = {n: x.astype(state.discount[n].dtype) for n, x in sums["hypergradient"].items()}
+    norms = _norms(method, state, sums)
     is_sound = _all_finite((found, state.horizon, norms))
 
     def sound(per_name: Mapping[str, jax.Array]) -> Hyperparams:
@@ -76,7 +74,7 @@ def moved(
     hypergradient = sound(found)
     # c_t goes with Z_t, so with the discount that made Z_t: the previous one.
     horizon = sound({name: mu * (1 + state.horizon[name]) for name, mu in state.discount.items()})
-    discount = sound(_discount(method, state, hypergradient, objective_grad))
+    discount = sound(_discount(method, state, hypergradient, sums))
     hyperparams, hyper_state = _hyper_step(method, state, hypergradient, norms, is_sound)
 
     wide = _widened(inputs, state.tangent)
@@ -136,15 +134,37 @@ def _objective_grad(objective: Tree, looked_at: dict[str, Tree]) -> Tree:
     )
 
 
-def _norms(
+def _sums(
     method: Method, state: OnlineState, looked_at: dict[str, Tree], objective_grad: Tree
+) -> dict[str, dict[str, jax.Array]]:
+    """The inner products that the step is decided by, in one passage over Z, B and e = ∇E.
+
+    ⟨Z, e⟩; where μ is adapted, ⟨B, e⟩ and ⟨B, B⟩; where the rule takes norms, ⟨Z, Z⟩ and ⟨e, e⟩.
+    """
+    pair = _numbers.Pair
+    pairs = {"hypergradient": {name: pair(z, objective_grad) for name, z in looked_at.items()}}
+    if method.discount is None:
+        pairs["one_step"] = {name: pair(b, objective_grad) for name, b in state.direct.items()}
+        pairs["direct"] = {name: pair(b, b) for name, b in state.direct.items()}
+    if _takes_norms(method.rule):
+        pairs["tangent"] = {name: pair(z, z) for name, z in looked_at.items()}
+        pairs["objective"] = {"": pair(objective_grad, objective_grad)}
+    return _numbers.inner_products(pairs)
+
+
+def _takes_norms(rule: optax.GradientTransformation) -> bool:
+    return isinstance(rule, optax.GradientTransformationExtraArgs)
+
+
+def _norms(
+    method: Method, state: OnlineState, sums: dict[str, dict[str, jax.Array]]
 ) -> dict[str, Any]:
     """‖Z‖ for each name and ‖e‖, for rules that take them; the excess where there is a bound."""
-    if not isinstance(method.rule, optax.GradientTransformationExtraArgs):
+    if not _takes_norms(method.rule):
         return {}
     return {
-        "tangent_norm": {name: _numbers.norm(tangent) for name, tangent in looked_at.items()},
-        "objective_norm": _numbers.norm(objective_grad),
+        "tangent_norm": {name: _numbers.root(x) for name, x in sums["tangent"].items()},
+        "objective_norm": _numbers.root(sums["objective"][""]),
     } | ({} if state.bound is None else {"tangent_excess": dict(state.bound.excess)})
 
 
@@ -153,11 +173,19 @@ def _all_finite(scalars: Any) -> jax.Array:
 
 
 def _discount(
-    method: Method, state: OnlineState, hypergradient: Hyperparams, objective_grad: Tree
+    method: Method,
+    state: OnlineState,
+    hypergradient: Hyperparams,
+    sums: dict[str, dict[str, jax.Array]],
 ) -> Hyperparams:
     """μ_t; μ_0 = 0, since there is no past to discount yet."""
     if method.discount is None:
-        found = adapted_discount(hypergradient, state.direct, objective_grad, state.horizon)
+        found = {
+            name: adapted_discount(
+                hypergradient[name], one_step, sums["direct"][name], state.horizon[name]
+            )
+            for name, one_step in sums["one_step"].items()
+        }
     else:
         given = method.discount
         mu = jnp.asarray(given(state.step_count) if callable(given) else given)
@@ -253,7 +281,7 @@ def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent
     At a dead weight an infinite slope inside the optimizer makes NaN of B, too, where 0 is right.
     """
     direct = _trees.restricted(direct, tangent)
-    direct = jax.tree.map(lambda b: jnp.where(jnp.isfinite(b), b, jnp.zeros_like(b)), direct)
+    direct = jax.tree.map(lambda b: _numbers.finite(b, jnp.zeros_like(b)), direct)
     if scale is not None:
         direct = jax.tree.map(lambda b: scale.astype(b.dtype) * b, direct)
     return _trees.cast_like(direct, tangent)
@@ -300,8 +328,7 @@ def _discounted_sum(discount: jax.Array, carried: Tangent, direct: Tangent) -> T
     """
 
     def entries(az: jax.Array, b: jax.Array) -> jax.Array:
-        total = discount.astype(az.dtype) * az + b
-        return jnp.where(jnp.isfinite(total), total, b)
+        return _numbers.finite(discount.astype(az.dtype) * az + b, b)
 
     return jax.tree.map(entries, carried, direct)
 

@@ -160,7 +160,7 @@ def _check_dependence(
     value = jax.ShapeDtypeStruct((), _trees.accumulation_dtype(params))
     inputs = Inputs(params, inner_state, params, {"value": value, "grad": params})
     given = {"value_fn": lambda params: jnp.zeros((), value.dtype)}
-    step = functools.partial(_inner_step.inner_step, inner, given)
+    step = _inner_step.inner_step(inner, given)
     _inner_step.movable(step, hyperparams, inputs, through_grads=False, needs_product=False)
 
 
@@ -183,7 +183,7 @@ def _training_step(
     )
     given = {"value_fn": lambda params: loss(params, model_state, batch)[0]}
     inputs_of_inner = Inputs(grads, inner_state, params, {"value": value, "grad": grads})
-    updates, inner_state = _inner_step.inner_step(inner, given, hyperparams, inputs_of_inner)
+    updates, inner_state = _inner_step.inner_step(inner, given)(hyperparams, inputs_of_inner)
     return (optax.apply_updates(params, updates), inner_state, new_model_state), value
 
 
