@@ -9,6 +9,7 @@ Only floating-point leaves have derivatives. Everything here that stands for a d
 hyperparameter can move.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -218,3 +219,30 @@ def propagated_tangents(
         return {name: jax.jvp(differentiable, (moving,), (tangent,))[1]}
     _, push = jax.linearize(differentiable, moving)
     return {name: push(tangent) for name, tangent in tangents.items()}
+
+
+def step_and_tangents(
+    step: Step, hyperparams: Hyperparams, inputs: Inputs, tangents: dict[str, Inputs]
+) -> tuple[tuple[Tree, Tree], dict[str, Tangent], dict[str, Tangent]]:
+    """The inner step's (u, s′), B for every hyperparameter, and the derivative along ``tangents``.
+
+    It is what :func:`direct_tangents` and :func:`propagated_tangents` return. For one tangent the
+    former is inside the latter, so that the step is evaluated once; the derivative of B that comes
+    with it is never computed. With several that would take longer to trace.
+    """
+
+    def differentiable(moving: Inputs) -> tuple[Tangent, tuple[tuple[Tree, Tree], dict]]:
+        at = _trees.with_floats(inputs, moving)
+        result, direct = direct_tangents(lambda hyperparams: step(hyperparams, at), hyperparams)
+        return _tangent_of(result), (result, direct)
+
+    if len(tangents) == 1:
+        [(name, tangent)] = tangents.items()
+        moving = _trees.restricted(inputs, tangent)
+        _, propagated, (result, direct) = jax.jvp(
+            differentiable, (moving,), (tangent,), has_aux=True
+        )
+        return result, direct, {name: propagated}
+    result, direct = direct_tangents(lambda hyperparams: step(hyperparams, inputs), hyperparams)
+    at_hyperparams = functools.partial(step, hyperparams)
+    return result, direct, propagated_tangents(at_hyperparams, inputs, tangents)

@@ -79,24 +79,27 @@ def moved(
 
     wide = _widened(inputs, state.tangent)
     of_inner = method.of_inner(hyperparams)
-    (updates, inner_state), direct = _inner_step.direct_tangents(
-        lambda of_inner: step(of_inner, wide), of_inner
+    along = {}
+    if state.settings.needs_product and products is not None:
+        along = _tangents_of_inputs(wide, state.tangent, products.hessian)
+    (updates, inner_state), direct, propagated = _inner_step.step_and_tangents(
+        step, of_inner, wide, along
     )
     if wide is not inputs:
         updates, inner_state = step(of_inner, inputs)
-    at_hyperparams = functools.partial(step, of_inner)
     if products is not None:
+        at_hyperparams = functools.partial(step, of_inner)
         direct |= _tangents_through_grads(at_hyperparams, wide, products.mixed)
     direct = {
         name: _like(direct[name], old, hyperparams[name] if method.relative else None)
         for name, old in state.tangent.items()
     }
-    tangent = PerName(direct)
-    if state.settings.needs_product and products is not None:
-        carried = _carried(at_hyperparams, wide, state.tangent, products.hessian)
-        tangent = PerName(
-            (name, _discounted_sum(discount[name], carried[name], direct[name])) for name in direct
-        )
+    tangent = PerName(
+        (name, _discounted_sum(discount[name], _carried(z, propagated[name]), direct[name]))
+        if name in propagated
+        else (name, direct[name])
+        for name, z in state.tangent.items()
+    )
     tangent, bound = _bounded(method, state, tangent, discount, updates)
     return state._replace(
         hyperparams=hyperparams,
@@ -287,10 +290,8 @@ def _like(direct: Tangent, tangent: Tangent, scale: jax.Array | None) -> Tangent
     return _trees.cast_like(direct, tangent)
 
 
-def _carried(
-    step: Callable[[Inputs], tuple[Tree, Tree]], inputs: Inputs, tangent: PerName, hessian: PerName
-) -> dict[str, Tangent]:
-    """A Z for every tangent Z, given H Z."""
+def _tangents_of_inputs(inputs: Inputs, tangent: PerName, hessian: PerName) -> dict[str, Inputs]:
+    """The tangents of Φ's inputs that go with each tangent Z, given H Z."""
 
     def of_inputs(z: Tangent, grads_dot: Tree) -> Inputs:
         grads_dot = _trees.cast_like(grads_dot, _trees.floats_of(inputs.grads))
@@ -310,15 +311,13 @@ def _carried(
             extra,
         )
 
-    at = {name: of_inputs(z, hessian[name]) for name, z in tangent.items()}
-    propagated = _inner_step.propagated_tangents(step, inputs, at)
+    return {name: of_inputs(z, hessian[name]) for name, z in tangent.items()}
 
-    def total(name: str, z: Tangent) -> Tangent:
-        params, inner_state = _trees.cast_like(_trees.restricted(propagated[name], z), z)
-        # Φ adds the update to the parameters, so their own tangent passes through.
-        return Tangent(jax.tree.map(jnp.add, z.params, params), inner_state)
 
-    return {name: total(name, z) for name, z in tangent.items()}
+def _carried(z: Tangent, propagated: Tangent) -> Tangent:
+    """A Z, given what the update makes of Z; the parameters that it is added to keep their own."""
+    params, inner_state = _trees.cast_like(_trees.restricted(propagated, z), z)
+    return Tangent(jax.tree.map(jnp.add, z.params, params), inner_state)
 
 
 def _discounted_sum(discount: jax.Array, carried: Tangent, direct: Tangent) -> Tangent:
