@@ -1,7 +1,7 @@
 """Numbers made from trees, in at least float32: inner products and norms, kept finite."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,10 +54,10 @@ def inner_products(pairs: Tree) -> Any:
         # together, as below: XLA would divide activations in another way for that.
         return [a.astype(dtype) * b.astype(dtype) for a, b in leaves]
 
-    sums = [jnp.zeros((), dtype)] * len(found)
-    for arrays in zip(*map(products, found), strict=True):
-        sums = [total + x for total, x in zip(sums, _sums(arrays), strict=True)]
-    return jax.tree.unflatten(structure, sums)
+    parts = [_sums(arrays) for arrays in zip(*map(products, found), strict=True)]
+    if not parts:
+        return jax.tree.unflatten(structure, [jnp.zeros((), dtype)] * len(found))
+    return jax.tree.unflatten(structure, _sums([jnp.stack(x) for x in zip(*parts, strict=True)]))
 
 
 def _sums(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
@@ -67,17 +67,44 @@ def _sums(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
     # Of an array in parts on several devices, XLA would gather the sums of the parts.
     if len(arrays) == 1 or not is_short or jax.device_count() > 1:
         return [jnp.sum(x) for x in arrays]
-    zero = jnp.zeros((), first.dtype)
-
-    def add(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
-        return [a + b for a, b in zip(x, y, strict=True)]
-
-    return jax.lax.reduce(list(arrays), [zero] * len(arrays), add, tuple(range(first.ndim)))
+    return _reduced(arrays, jax.lax.add, 0.0, range(first.ndim))
 
 
 # On a CPU, XLA compiles three functions for one sum, and one for several together. That adds number
 # by number, which with so few takes less time than there is to be seen.
 _SHORT = 2**12
+
+
+def computed_once(scalars: Tree) -> Tree:
+    """Floating-point scalars as they are, which all arrays that they meet are to share.
+
+    On a CPU, XLA puts cheap scalars into the function of each array that they meet, with all that
+    they come from: sums over all arrays, for each array. Of what there is, only a reduction of
+    several arrays at once keeps it from that (barriers are gone when it happens); so this takes the
+    larger one of each scalar and itself.
+    """
+    leaves, structure = jax.tree.flatten(scalars)
+    dtype = _trees.accumulation_dtype(leaves)
+    wide = [x.astype(dtype) for x in leaves]
+    halves = jnp.stack(wide[::2]), jnp.stack([*wide[1::2], *wide[: len(wide) % 2]])
+    found = _reduced([jnp.stack([x, x]) for x in halves], jax.lax.max, -jnp.inf, (0,))
+    once = [found[i % 2][i // 2].astype(x.dtype) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(structure, once)
+
+
+def _reduced(
+    arrays: Sequence[jax.Array],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    initial: float,
+    axes: Sequence[int],
+) -> Sequence[jax.Array]:
+    """Several arrays of one shape and dtype, each reduced over ``axes``, in one passage."""
+    neutral = jnp.full_like(arrays[0], initial, shape=())
+
+    def combined(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+        return [combine(a, b) for a, b in zip(x, y, strict=True)]
+
+    return jax.lax.reduce(list(arrays), [neutral] * len(arrays), combined, tuple(axes))
 
 
 def root(squared: jax.Array) -> jax.Array:

@@ -76,6 +76,7 @@ def moved(
     horizon = sound({name: mu * (1 + state.horizon[name]) for name, mu in state.discount.items()})
     discount = sound(_discount(method, state, hypergradient, sums))
     hyperparams, hyper_state = _hyper_step(method, state, hypergradient, norms, is_sound)
+    hyperparams, discount = _numbers.computed_once((hyperparams, discount))
 
     wide = _widened(inputs, state.tangent)
     of_inner = method.of_inner(hyperparams)
