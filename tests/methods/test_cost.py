@@ -83,24 +83,57 @@ def test_a_guard_costs_next_to_nothing(tx):
     assert 1.0 < ratio < 1.05
 
 
-def num_instructions(tx, num_leaves):
-    """Of the compiled step of a sum of squares over so many leaves."""
-    shape = [jax.ShapeDtypeStruct((4, i + 1), jnp.float32) for i in range(num_leaves)]
+def with_three(rule):
+    return hyperlr.online(
+        optax.adam,
+        {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.99},
+        discount=0.9,
+        hyper_optimizer=rule,
+        bounds={"b1": (0, 0.99), "b2": (0, 0.9999)},
+    )
 
-    def step(params, state):
-        value, grads = jax.value_and_grad(lambda w: sum(jnp.sum(x**2) for x in w))(params)
-        updates, state = tx.update(grads, state, params, value=value)
+
+def num_instructions(tx, num_layers):
+    """Of the compiled step of a network with so many layers of 40 units."""
+    shape = jax.ShapeDtypeStruct
+    params = [
+        {"w": shape((m, n), jnp.float32), "b": shape((n,), jnp.float32)}
+        for m, n in itertools.pairwise([40] * num_layers + [10])
+    ]
+
+    def step(params, state, batch):
+        _, grads, extra = hyperlr.value_and_grad(network_loss)(params, batch, state=state)
+        updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
-    text = jax.jit(step).lower(shape, jax.eval_shape(tx.init, shape)).compile().as_text()
-    return sum(" = " in line for line in text.splitlines())
+    batch = shape((8, 40), jnp.float32), shape((8,), jnp.int32)
+    lowered = jax.jit(step).lower(params, jax.eval_shape(tx.init, params), batch)
+    return lowered.compile().as_text().count(" = ")
 
 
-def test_the_program_of_a_guard_grows_like_the_number_of_leaves():
-    """Were a condition over all leaves computed in the kernel of each, it would with its square."""
-    tx = hyperlr.guard(optax.adam(0.01))
-    few, more, many = (num_instructions(tx, n) for n in (8, 16, 32))
+@pytest.mark.parametrize(
+    "tx",
+    [
+        hyperlr.guard(optax.adam(0.01)),
+        hyperlr.marthe(optax.adam, 0.01, meta_learning_rate=1e-6),
+        with_three(RULE),
+        hyperlr.auto(optax.adam),
+    ],
+    ids=["guard", "marthe", "three", "auto"],
+)
+def test_the_program_grows_like_the_number_of_layers(tx):
+    """Were what is decided over all arrays computed for each, it would grow with its square."""
+    few, more, many = (num_instructions(tx, n) for n in (2, 4, 8))
     assert many - more < 2.2 * (more - few)
+
+
+def test_what_a_rule_computes_is_not_computed_for_every_layer():
+    """A layer more is as many instructions more, whatever the rule that moves η."""
+    growth = [
+        num_instructions(with_three(rule), 4) - num_instructions(with_three(rule), 2)
+        for rule in (optax.sgd(1e-3), optax.sgd(1e-3, momentum=0.9))
+    ]
+    assert growth[0] == growth[1]
 
 
 @pytest.mark.parametrize(
