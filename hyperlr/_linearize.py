@@ -132,7 +132,7 @@ def value_and_grad(
         part = batch if share == 1.0 else _leading(batch, share)
         averaged = any(method.average is not None for method in methods)
 
-        def with_derivatives() -> tuple[Tree, Any, Any, Tree]:
+        def along(params: Tree) -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
             objective, at = None, params
             # A penalty is no objective of its own weight: that needs a validation batch.
             has_objective = val_batch is not None or not of_loss
@@ -143,14 +143,20 @@ def value_and_grad(
             grads, result, products = _along(gradient_on(part), at, methods)
             if of_loss:
                 products = _with_mixed(products, methods, loss_on(part), at, of_loss)
-            if share != 1.0:
-                objective = grads if objective is None and has_objective else objective
-                grads, result = gradient_on(batch)(_after((grads, products), params))
-            return grads, result, products, objective
+            if share != 1.0 and objective is None and has_objective:
+                objective = grads
+            return (grads, result), (products, objective)
 
-        grads, result, products, objective = _when_due(
-            methods, with_derivatives, lambda: gradient_on(batch)(params)
-        )
+        def alone() -> tuple[Tree, Any]:
+            return gradient_on(batch)(params)
+
+        if share == 1.0:
+            found, derived = _when_due(methods, lambda: along(params), alone)
+        else:
+            found = alone()
+            after = _after(found[0], params)
+            _, derived = _when_due(methods, lambda: (None, along(after)[1]), lambda: None)
+        (grads, result), (products, objective) = found, derived
         extra = {"value": result[0] if has_aux else result}
         if products:
             extra["hessian_product"] = products
@@ -222,7 +228,7 @@ def linearize_grad(
         result = grad_fn(params, *given)
         return result if has_aux else (result, None)
 
-    def with_derivatives() -> tuple[Tree, Any, Any, Tree]:
+    def along() -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
         objective, at = None, params
         if any(method.average is not None for method in methods):
             objective, _ = gradient(eval_params(state, params), *given)
@@ -240,10 +246,10 @@ def linearize_grad(
                 )
                 for p, m in zip(products, methods, strict=True)
             ]
-        return grads, aux, products, objective
+        return (grads, aux), (products, objective)
 
-    grads, aux, products, objective = _when_due(
-        methods, with_derivatives, lambda: gradient(params, *given)
+    (grads, aux), (products, objective) = _when_due(
+        methods, along, lambda: gradient(params, *given)
     )
     extra: dict[str, Any] = {"hessian_product": products} if products else {}
     if objective is not None:
@@ -319,19 +325,19 @@ def _leading(batch: Tree, share: float) -> Tree:
 
 def _when_due(
     methods: list[OnlineState],
-    with_derivatives: Callable[[], tuple[Tree, Any, Any, Tree]],
-    without: Callable[[], tuple[Tree, Any]],
-) -> tuple[Tree, Any, Any, Tree]:
-    """The gradient with derivatives, in steps in which a method looks at them; else zeros."""
+    with_derivatives: Callable[[], tuple[Any, tuple[list[Products], Tree]]],
+    without: Callable[[], Any],
+) -> tuple[Any, tuple[list[Products], Tree]]:
+    """Something and derivatives, in steps in which a method looks at them; else with zeros."""
     if not methods:
-        return *without(), [], None
+        return without(), ([], None)
     dues = [is_due(method) for method in methods]
     if any(due is True for due in dues):
         return with_derivatives()
-    unused = jax.eval_shape(lambda: with_derivatives()[2:])
+    unused = jax.eval_shape(lambda: with_derivatives()[1])
 
-    def plain() -> tuple[Tree, Any, Any, Tree]:
-        return *without(), *jax.tree.map(jnp.zeros_like, unused)
+    def plain() -> tuple[Any, tuple[list[Products], Tree]]:
+        return without(), jax.tree.map(jnp.zeros_like, unused)
 
     return jax.lax.cond(functools.reduce(jnp.logical_or, dues), with_derivatives, plain)
 
