@@ -67,7 +67,7 @@ def _sums(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
     # Of an array in parts on several devices, XLA would gather the sums of the parts.
     if len(arrays) == 1 or not is_short or jax.device_count() > 1:
         return [jnp.sum(x) for x in arrays]
-    return _reduced(arrays, jax.lax.add, 0.0, range(first.ndim))
+    return _reduced(arrays, jax.lax.add, lambda _: 0, range(first.ndim))
 
 
 # On a CPU, XLA compiles three functions for one sum, and one for several together. That adds number
@@ -75,36 +75,44 @@ def _sums(arrays: Sequence[jax.Array]) -> Sequence[jax.Array]:
 _SHORT = 2**12
 
 
-def computed_once(scalars: Tree) -> Tree:
-    """Floating-point scalars as they are, which all arrays that they meet are to share.
+def computed_once(tree: Tree) -> Tree:
+    """A tree as it is, whose scalars are to be computed once, and all together.
 
-    On a CPU, XLA puts cheap scalars into the function of each array that they meet, with all that
-    they come from: sums over all arrays, for each array. Of what there is, only a reduction of
-    several arrays at once keeps it from that (barriers are gone when it happens); so this takes the
-    larger one of each scalar and itself.
+    On a CPU, XLA puts cheap scalars into the function of each array that they meet, and of each
+    scalar that is made of them, with all that they come from: sums over all arrays, for each array.
+    Of what there is, only a reduction of several arrays at once keeps it from that (barriers are
+    gone when it happens); so this takes the larger one of each scalar and itself.
     """
-    leaves, structure = jax.tree.flatten(scalars)
-    dtype = _trees.accumulation_dtype(leaves)
-    wide = [x.astype(dtype) for x in leaves]
-    halves = jnp.stack(wide[::2]), jnp.stack([*wide[1::2], *wide[: len(wide) % 2]])
-    found = _reduced([jnp.stack([x, x]) for x in halves], jax.lax.max, -jnp.inf, (0,))
-    once = [found[i % 2][i // 2].astype(x.dtype) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(structure, once)
+    leaves, structure = jax.tree.flatten(tree)
+    scalars = [x for x in leaves if jnp.ndim(x) == 0]
+    if not scalars:
+        return tree
+    # XLA allows of one floating-point dtype in one reduction.
+    wide = _trees.cast(scalars, _trees.accumulation_dtype(scalars))
+    once = iter(_reduced([jnp.stack([x, x]) for x in wide], jax.lax.max, _lowest, (0,)))
+    narrow = [x if jnp.ndim(x) else next(once).astype(x.dtype) for x in leaves]
+    return jax.tree.unflatten(structure, narrow)
+
+
+def _lowest(dtype: jnp.dtype) -> Any:
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).min
+    return False if jnp.issubdtype(dtype, jnp.bool_) else -jnp.inf
 
 
 def _reduced(
     arrays: Sequence[jax.Array],
     combine: Callable[[jax.Array, jax.Array], jax.Array],
-    initial: float,
+    neutral: Callable[[jnp.dtype], Any],
     axes: Sequence[int],
 ) -> Sequence[jax.Array]:
-    """Several arrays of one shape and dtype, each reduced over ``axes``, in one passage."""
-    neutral = jnp.full_like(arrays[0], initial, shape=())
+    """Several arrays of one shape, each reduced over ``axes``, in one passage."""
+    initial = [jnp.full_like(x, neutral(x.dtype), shape=()) for x in arrays]
 
     def combined(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
         return [combine(a, b) for a, b in zip(x, y, strict=True)]
 
-    return jax.lax.reduce(list(arrays), [neutral] * len(arrays), combined, tuple(axes))
+    return jax.lax.reduce(list(arrays), initial, combined, tuple(axes))
 
 
 def root(squared: jax.Array) -> jax.Array:

@@ -48,16 +48,22 @@ def test_halves_are_summed_in_full():
     np.testing.assert_allclose(found[1], 4000 * float(x[0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_scalars_computed_once_are_as_they_were(count, transform):
-    values = [np.nan, -np.inf, np.inf, -0.1, 3e38, 1e-45][:count]
-    dtypes = [jnp.float32, jnp.float32, jnp.bfloat16]
-    scalars = {str(i): jnp.asarray(v, dtypes[i % 3]) for i, v in enumerate(values)}
-    found = transform(_numbers.computed_once)(scalars)
-    for name, scalar in scalars.items():
-        assert found[name].dtype == scalar.dtype
-        np.testing.assert_array_equal(found[name], scalar)
+def test_what_is_computed_once_is_as_it_was(transform, x64):
+    tree = {
+        "float32": [jnp.float32(x) for x in (np.nan, -np.inf, np.inf, -0.1, 3e38, -0.0)],
+        "float64": jnp.float64(-1e300),
+        "bfloat16": jnp.asarray(-0.1, jnp.bfloat16),
+        "int": [jnp.int32(-(2**31)), jnp.asarray(7, jnp.uint8)],
+        "bool": [jnp.zeros((), bool), jnp.ones((), bool)],
+        "array": -jnp.arange(3),
+        "none": None,
+    }
+    found = transform(_numbers.computed_once)(tree)
+    assert jax.tree.map(jax.typeof, found) == jax.tree.map(jax.typeof, tree)
+    for leaf, as_it_was in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
+        np.testing.assert_array_equal(leaf, as_it_was)
+    assert transform(_numbers.computed_once)({"none": None, "array": tree["array"]})["none"] is None
 
 
 def test_what_is_not_finite_gives_way():

@@ -52,8 +52,8 @@ def auto(
       hyper_learning_rate: γ ≥ 0; with Adam little changes between 0.3 and 0.5. With SGD and
         momentum a smaller one overshoots less.
       average: p ≥ 0 of the average; between 3 and 8 little changes.
-      **options: ``bounds``, ``every`` (with 1 the rate moves in all steps, which is
-        faster with convolutions on a CPU), ``hvp`` and so on, for :func:`hyperlr.online`.
+      **options: ``bounds``, ``every`` (with 1 the rate moves in all steps, which is faster with
+        convolutions on a CPU and ``share`` at 1), ``hvp`` and so on, for :func:`hyperlr.online`.
 
     Returns:
       A transformation for the loop with :func:`hyperlr.value_and_grad`, where ``share=0.25`` makes

@@ -193,15 +193,19 @@ def guard(
         begins = returns | (steps & (state.num_steps == 0))
         scalars = _select(begins, _restart.scalars_of(inner_state), good.scalars)
         action = jnp.where(returns, Action.RETURN, verdict.action).astype(jnp.int32)
+        found = _numbers.computed_once(
+            {
+                "scalars": scalars,
+                "last_action": action,
+                "num_steps": _num_steps(state.num_steps, is_new, steps, returns),
+                "scale": factor * state.scale,
+                "num_rollbacks": _plus(state.num_rollbacks, returns),
+                "num_explosions": _plus(state.num_explosions, verdict.has_exploded),
+            }
+        )
+        good = good._replace(scalars=found.pop("scalars"))
         return updates, GuardState(
-            inner_state=inner_state,
-            good=good._replace(scalars=scalars),
-            losses=verdict.losses,
-            last_action=action,
-            num_steps=_num_steps(state.num_steps, is_new, steps, returns),
-            scale=factor * state.scale,
-            num_rollbacks=_plus(state.num_rollbacks, returns),
-            num_explosions=_plus(state.num_explosions, verdict.has_exploded),
+            inner_state=inner_state, good=good, losses=verdict.losses, **found
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -232,7 +236,7 @@ def _decided(
     explosion: float | jax.Array,
 ) -> tuple[Verdict, Good, jax.Array]:
     """What to do, what to come back to from now on, and whether that is newly chosen."""
-    verdict = judge(loss, state.losses, state.last_action, explosion)
+    verdict = _numbers.computed_once(judge(loss, state.losses, state.last_action, explosion))
 
     def look() -> jax.Array:
         is_sound = _restart.is_finite(state.inner_state)
