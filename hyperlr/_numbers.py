@@ -80,18 +80,25 @@ def computed_once(tree: Tree) -> Tree:
 
     On a CPU, XLA puts cheap scalars into the function of each array that they meet, and of each
     scalar that is made of them, with all that they come from: sums over all arrays, for each array.
-    Of what there is, only a reduction of several arrays at once keeps it from that (barriers are
-    gone when it happens); so this takes the larger one of each scalar and itself.
+    """
+    if not any(jnp.ndim(x) == 0 for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.lax.platform_dependent(tree, cpu=_through_a_reduction, default=lambda tree: tree)
+
+
+def _through_a_reduction(tree: Tree) -> Tree:
+    """The larger one of each scalar and itself.
+
+    Of what there is, only a reduction of several arrays at once keeps XLA from computing scalars
+    again: barriers are gone when it puts functions together.
     """
     leaves, structure = jax.tree.flatten(tree)
     scalars = [x for x in leaves if jnp.ndim(x) == 0]
-    if not scalars:
-        return tree
     # XLA allows of one floating-point dtype in one reduction.
     wide = _trees.cast(scalars, _trees.accumulation_dtype(scalars))
     once = iter(_reduced([jnp.stack([x, x]) for x in wide], jax.lax.max, _lowest, (0,)))
-    narrow = [x if jnp.ndim(x) else next(once).astype(x.dtype) for x in leaves]
-    return jax.tree.unflatten(structure, narrow)
+    found = [x if jnp.ndim(x) else next(once).astype(x.dtype) for x in leaves]
+    return jax.tree.unflatten(structure, found)
 
 
 def _lowest(dtype: jnp.dtype) -> Any:

@@ -63,6 +63,8 @@ def test_what_is_computed_once_is_as_it_was(transform, x64):
     assert jax.tree.map(jax.typeof, found) == jax.tree.map(jax.typeof, tree)
     for leaf, as_it_was in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
         np.testing.assert_array_equal(leaf, as_it_was)
+    batch = jnp.arange(3.0), jnp.arange(3)
+    np.testing.assert_array_equal(transform(jax.vmap(_numbers.computed_once))(batch), batch)
     assert transform(_numbers.computed_once)({"none": None, "array": tree["array"]})["none"] is None
 
 
