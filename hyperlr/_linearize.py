@@ -132,7 +132,7 @@ def value_and_grad(
         part = batch if share == 1.0 else _leading(batch, share)
         averaged = any(method.average is not None for method in methods)
 
-        def along(params: Tree) -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
+        def with_derivatives(params: Tree) -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
             objective, at = None, params
             # A penalty is no objective of its own weight: that needs a validation batch.
             has_objective = val_batch is not None or not of_loss
@@ -151,11 +151,14 @@ def value_and_grad(
             return gradient_on(batch)(params)
 
         if share == 1.0:
-            found, derived = _when_due(methods, lambda: along(params), alone)
+            found, derived = _when_due(methods, lambda: with_derivatives(params), alone)
         else:
+            # Outside of a branch, where convolutions are slow on a CPU.
             found = alone()
             after = _after(found[0], params)
-            _, derived = _when_due(methods, lambda: (None, along(after)[1]), lambda: None)
+            _, derived = _when_due(
+                methods, lambda: (None, with_derivatives(after)[1]), lambda: None
+            )
         (grads, result), (products, objective) = found, derived
         extra = {"value": result[0] if has_aux else result}
         if products:
@@ -228,7 +231,7 @@ def linearize_grad(
         result = grad_fn(params, *given)
         return result if has_aux else (result, None)
 
-    def along() -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
+    def with_derivatives() -> tuple[tuple[Tree, Any], tuple[list[Products], Tree]]:
         objective, at = None, params
         if any(method.average is not None for method in methods):
             objective, _ = gradient(eval_params(state, params), *given)
@@ -249,7 +252,7 @@ def linearize_grad(
         return (grads, aux), (products, objective)
 
     (grads, aux), (products, objective) = _when_due(
-        methods, along, lambda: gradient(params, *given)
+        methods, with_derivatives, lambda: gradient(params, *given)
     )
     extra: dict[str, Any] = {"hessian_product": products} if products else {}
     if objective is not None:

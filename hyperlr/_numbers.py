@@ -43,7 +43,7 @@ def inner_product(x: Tree, y: Tree) -> jax.Array:
 def inner_products(pairs: Tree) -> Any:
     """⟨x, y⟩ for each :class:`Pair` in a tree of them, accumulated in at least float32.
 
-    All pairs are over arrays of the same shapes, of which each is passed through once for all.
+    All pairs are over arrays of the same shapes; the products of short ones are summed together.
     """
     found, structure = jax.tree.flatten(pairs, is_leaf=lambda node: isinstance(node, Pair))
     dtype = _trees.accumulation_dtype(found)
