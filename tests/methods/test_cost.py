@@ -123,7 +123,7 @@ def num_instructions(tx, num_layers):
 )
 def test_the_program_grows_like_the_number_of_layers(tx):
     """Were what is decided over all arrays computed for each, it would grow with its square."""
-    few, more, many = (num_instructions(tx, n) for n in (2, 4, 8))
+    few, more, many = (num_instructions(tx, n) for n in (3, 6, 12))
     assert many - more < 2.2 * (more - few)
 
 
